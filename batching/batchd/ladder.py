@@ -1,0 +1,54 @@
+"""Padded shapes: the rungs that items are padded up to, so that compiled graphs and measurements are reused."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Protocol
+
+from batchd.item import Shape
+
+
+class Ladder(Protocol):
+    """Maps an item's shape to the padded shape of its bucket."""
+
+    def padded(self, shape: Shape) -> Shape:
+        """Return the smallest rung that holds `shape`. Idempotent, and monotone in every dimension."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Multiples:
+    """Every dimension is rounded up to a multiple of `step`."""
+
+    step: int = 8
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"step must be at least 1, got {self.step}")
+
+    def padded(self, shape: Shape) -> Shape:
+        """Round every dimension up to a multiple of `step`; a dimension of 0 becomes one step."""
+        return tuple(max(1, -(-size // self.step)) * self.step for size in shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Every dimension is rounded up to the next of `edges`; beyond the last, to a multiple of the last."""
+
+    edges: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.edges or self.edges[0] < 1 or any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError(f"edges must be positive and strictly increasing, got {list(self.edges)}")
+
+    def padded(self, shape: Shape) -> Shape:
+        """Round every dimension up to the next edge."""
+        return tuple(self._rung(size) for size in shape)
+
+    def _rung(self, size: int) -> int:
+        index = bisect_left(self.edges, size)
+        if index < len(self.edges):
+            return self.edges[index]
+        last = self.edges[-1]
+        return -(-size // last) * last

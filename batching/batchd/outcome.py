@@ -1,0 +1,45 @@
+"""What the executor reports of a batch. The controller learns from these and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batchd.item import BatchId, ItemId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """The batch ran. `seconds` spans collation to outputs on the host; `peak_bytes` is over what was resident before."""
+
+    batch_id: BatchId
+    seconds: float
+    peak_bytes: int | None  # None where nothing measured it
+    first_of_shape: bool = False  # paid for compilation or autotuning: kept out of the latency fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfMemory:
+    """The batch did not fit; its memory has been released. Nothing of it was answered."""
+
+    batch_id: BatchId
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The batch raised something that is not about memory. Its items are answered by the executor."""
+
+    batch_id: BatchId
+
+
+Outcome: TypeAlias = Completed | OutOfMemory | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a report did to the items of its batch: the driver answers `finished` and `impossible`."""
+
+    finished: tuple[ItemId, ...] = ()
+    requeued: tuple[ItemId, ...] = ()  # wait again, for a smaller batch
+    impossible: tuple[ItemId, ...] = ()  # ran out of memory alone: can never be served
