@@ -10,7 +10,7 @@ from batchd.item import BatchId, ItemId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """The batch ran. `seconds` spans collation to outputs on the host; `peak_bytes` is over what was resident before."""
+    """The batch ran. `seconds` spans collation to outputs on the host, `peak_bytes` is over what was resident."""
 
     batch_id: BatchId
     seconds: float

@@ -1,0 +1,346 @@
+"""Decides what the device runs next: the one owner of everything that waits.
+
+Pure: time, outcomes and memory readings come in as arguments, decisions go out as records. It must not know what drives
+it (the device process, a simulator, a test), nor what an item holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from batchd.admission import Forecast, admit
+from batchd.budget import BudgetPolicy, MemoryReading, budget_bytes, headroom_bytes
+from batchd.decision import Admission, Admitted, Decision, Expire, RefusalReason, Refused, ReleaseReason, RunBatch, Wait
+from batchd.formation import Formed, form_batch
+from batchd.item import BatchId, Item, ItemId, num_elements
+from batchd.lifecycle import Event, State, advance
+from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
+from batchd.policy import ModelPolicy
+from batchd.served_model import ServedModel
+from batchd.waiting_room import Waiting
+from batchd.window import release_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSnapshot:
+    """How one model stands. Times in seconds."""
+
+    name: str
+    queued: int
+    oldest_age_s: float
+    fixed_s: float | None
+    """Fitted fixed cost of a batch; None before the first measurement."""
+    upper_factor: float
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSnapshot:
+    """How the controller stands, for status pages and metrics."""
+
+    models: tuple[ModelSnapshot, ...]
+    budget_bytes: int | None
+    headroom_bytes: int | None
+    running: BatchId | None
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The batch that holds the device."""
+
+    batch_id: BatchId
+    model: ServedModel
+    formed: Formed
+    started: float
+    expected_s: float
+
+
+class Controller:
+    """One device, one decision maker. Not thread-safe: one thread owns it."""
+
+    def __init__(self, budget_policy: BudgetPolicy | None = None) -> None:
+        self._budget_policy = budget_policy or BudgetPolicy()
+        self._models: dict[str, ServedModel] = {}
+        self._states: dict[ItemId, State] = {}
+        self._model_of: dict[ItemId, ServedModel] = {}
+        self._reading = MemoryReading()
+        self._running: _Running | None = None
+        self._cancelled_aboard: set[ItemId] = set()
+        self._next_batch = 0
+        self._draining = False
+
+    # ---- models ------------------------------------------------------------------------------------------------------
+
+    def add_model(self, name: str, policy: ModelPolicy) -> None:
+        """Begin to serve a model.
+
+        Raises:
+            ValueError: it is served already.
+        """
+        if name in self._models:
+            raise ValueError(f"model {name!r} is served already")
+        self._models[name] = ServedModel(name, policy)
+
+    def remove_model(self, name: str) -> tuple[ItemId, ...]:
+        """Stop serving a model and return its waiting items, which are dropped. A batch that runs is not recalled.
+
+        Raises:
+            KeyError: it is not served.
+        """
+        model = self._models.pop(name)
+        dropped = tuple(waiting.item.id for waiting in model.room)
+        for item_id in dropped:
+            self._leave(item_id, Event.UNLOAD)
+        return dropped
+
+    def state_dict(self, name: str) -> dict[str, Any]:
+        """Return what has been learned about a model, as JSON-able values."""
+        return self._models[name].state_dict()
+
+    def load_state_dict(self, name: str, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: where the state is not of that form.
+        """
+        self._models[name].load_state_dict(state)
+
+    # ---- items -------------------------------------------------------------------------------------------------------
+
+    def offer(self, item: Item, now: float) -> Admission:
+        """Admit `item`, or refuse it with the reason.
+
+        Raises:
+            ValueError: an item of that id is known already.
+        """
+        if item.id in self._states:
+            raise ValueError(f"item {item.id} was offered before")
+        model = self._models.get(item.model)
+        if model is None:
+            return Refused(RefusalReason.UNKNOWN_MODEL, f"model {item.model!r} is not loaded", None)
+        if self._draining:
+            return Refused(RefusalReason.DRAINING, "the server is shutting down", 1.0)
+        refused = model.refuse_outright(item, self.headroom())
+        if refused is not None:
+            return refused
+        waiting = model.waiting(item)
+        admission = admit(self._forecast(waiting, model, now), item.deadline)
+        if isinstance(admission, Admitted):
+            self._states[item.id] = advance(State.OFFERED, Event.ADMIT)
+            self._model_of[item.id] = model
+            model.room.add(waiting)
+        return admission
+
+    def cancel(self, item_id: ItemId) -> bool:
+        """Forget an item. Returns whether it still waited; one that runs is finished and its answer is not wanted."""
+        state = self._states.get(item_id)
+        if state is None:
+            return False
+        if state is State.WAITING:
+            self._model_of[item_id].room.remove(item_id)
+            self._leave(item_id, Event.CANCEL)
+            return True
+        self._states[item_id] = advance(state, Event.CANCEL)
+        self._cancelled_aboard.add(item_id)
+        return False
+
+    # ---- decisions ---------------------------------------------------------------------------------------------------
+
+    def next(self, now: float) -> Decision:
+        """Decide what the free device does now.
+
+        While a batch runs the answer is to wait for its report.
+        """
+        if self._running is not None:
+            return Wait(math.inf)
+        expired = self._expire(now)
+        if expired:
+            return Expire(tuple(expired))
+        chosen = self._most_urgent()
+        if chosen is None:
+            return Wait(math.inf)
+        model, anchor = chosen
+        headroom = self.headroom()
+        formed = form_batch(
+            model.room,
+            anchor,
+            model.law,
+            model.efficiency,
+            now,
+            lambda elements: model.max_batch(elements, headroom),
+        )
+        release, reason = self._release(model, formed, now)
+        if release > now:
+            return Wait(release)
+        return self._launch(model, formed, reason, now)
+
+    def report(self, outcome: Outcome) -> Settled:
+        """Learn from the batch that ran, and settle its items.
+
+        Raises:
+            ValueError: that batch is not the one that runs.
+        """
+        running = self._running
+        if running is None or running.batch_id != outcome.batch_id:
+            raise ValueError(f"batch {outcome.batch_id} is not running")
+        self._running = None
+        match outcome:
+            case Completed():
+                return self._completed(running, outcome)
+            case OutOfMemory():
+                return self._out_of_memory(running)
+            case Failed():
+                return Settled(finished=self._finish(running))
+
+    def observe(self, reading: MemoryReading) -> None:
+        """Take over what the memory probes saw."""
+        self._reading = reading
+
+    def drain(self) -> None:
+        """Refuse what comes from now on, and run what waits without waiting for more."""
+        self._draining = True
+
+    # ---- views -------------------------------------------------------------------------------------------------------
+
+    def headroom(self) -> int | None:
+        """Return the bytes that one batch may take now; None where nothing tells."""
+        return headroom_bytes(self._reading, self._budget_policy)
+
+    def num_waiting(self) -> int:
+        """Return how many items wait, over all models."""
+        return sum(len(model.room) for model in self._models.values())
+
+    def snapshot(self, now: float) -> ControllerSnapshot:
+        """Return how everything stands."""
+        return ControllerSnapshot(
+            models=tuple(_snapshot(model, now) for model in self._models.values()),
+            budget_bytes=budget_bytes(self._reading, self._budget_policy),
+            headroom_bytes=self.headroom(),
+            running=None if self._running is None else self._running.batch_id,
+            draining=self._draining,
+        )
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _forecast(self, waiting: Waiting, model: ServedModel, now: float) -> Forecast:
+        free_at = now
+        if self._running is not None:
+            free_at = max(now, self._running.started + self._running.expected_s)
+        ahead = sum(
+            other.drain_seconds(*other.room.backlog.ahead_of(waiting.urgency)) for other in self._models.values()
+        )
+        return Forecast(
+            now=now,
+            starts=free_at + ahead,
+            own_upper_s=model.law.upper * (model.law.fixed + waiting.own_cost),
+            fixed_s=model.law.upper * model.law.fixed,
+            idle=self._running is None and self.num_waiting() == 0,
+        )
+
+    def _expire(self, now: float) -> list[ItemId]:
+        """Take out what is past its deadline, and what cannot make it while others could use the time."""
+        expired: list[ItemId] = []
+        for model in self._models.values():
+            while (first := model.room.first_hopeless()) is not None and first.latest_start <= now:
+                if first.item.deadline > now and self.num_waiting() == 1:
+                    break
+                model.room.remove(first.item.id)
+                self._leave(first.item.id, Event.EXPIRE)
+                expired.append(first.item.id)
+        return expired
+
+    def _most_urgent(self) -> tuple[ServedModel, Waiting] | None:
+        anchors = [
+            (model, anchor) for model in self._models.values() if (anchor := model.room.most_urgent()) is not None
+        ]
+        return min(anchors, key=lambda pair: (pair[1].urgency, pair[1].item.id), default=None)
+
+    def _release(self, model: ServedModel, formed: Formed, now: float) -> tuple[float, ReleaseReason]:
+        if self._draining:
+            return now, ReleaseReason.DRAIN
+        oldest = min(waiting.item.arrived for waiting in formed.members)
+        upper = model.law.upper * model.law.batch_cost(len(formed.members), num_elements(formed.padded_shape))
+        latest_start = min(waiting.item.deadline for waiting in formed.members) - upper
+        return release_at(model.policy, formed, oldest, latest_start, now)
+
+    def _launch(self, model: ServedModel, formed: Formed, reason: ReleaseReason, now: float) -> RunBatch:
+        for waiting in formed.members:
+            model.room.remove(waiting.item.id)
+            self._states[waiting.item.id] = advance(self._states[waiting.item.id], Event.LAUNCH)
+        elements = num_elements(formed.padded_shape)
+        size = len(formed.members)
+        batch_id = BatchId(self._next_batch)
+        self._next_batch += 1
+        self._running = _Running(batch_id, model, formed, now, model.law.batch_cost(size, elements))
+        carried = sum(num_elements(waiting.item.shape) for waiting in formed.members)
+        return RunBatch(
+            batch_id=batch_id,
+            model=model.name,
+            items=tuple(waiting.item.id for waiting in formed.members),
+            padded_shape=formed.padded_shape,
+            predicted_s=model.latency.predict(size, elements),
+            predicted_upper_s=model.latency.predict_upper(size, elements),
+            predicted_bytes=model.memory.upper_bytes(size, elements),
+            padding_ratio=1.0 - carried / (size * elements) if elements else 0.0,
+            reason=reason,
+            queued_after=self.num_waiting(),
+        )
+
+    def _completed(self, running: _Running, outcome: Completed) -> Settled:
+        model, formed = running.model, running.formed
+        elements = num_elements(formed.padded_shape)
+        model.memory.observe(len(formed.members), elements, outcome.peak_bytes)
+        if not outcome.first_of_shape:
+            model.learn(formed.members, formed.padded_shape, outcome.seconds, len(model.room))
+        return Settled(finished=self._finish(running))
+
+    def _out_of_memory(self, running: _Running) -> Settled:
+        model, formed = running.model, running.formed
+        size, elements = len(formed.members), num_elements(formed.padded_shape)
+        model.memory.observe_out_of_memory(size, elements, self.headroom())
+        if size == 1:
+            item_id = formed.members[0].item.id
+            self._cancelled_aboard.discard(item_id)
+            self._leave(item_id, Event.OUT_OF_MEMORY_ALONE)
+            return Settled(impossible=(item_id,))
+        if model.name not in self._models or self._models[model.name] is not model:
+            return Settled(finished=self._finish(running))
+        requeued = []
+        for waiting in formed.members:
+            item_id = waiting.item.id
+            if item_id in self._cancelled_aboard:
+                self._cancelled_aboard.discard(item_id)
+                self._leave(item_id, Event.FINISH)
+                continue
+            self._states[item_id] = advance(self._states[item_id], Event.OUT_OF_MEMORY)
+            model.room.add(waiting)
+            requeued.append(item_id)
+        return Settled(requeued=tuple(requeued))
+
+    def _finish(self, running: _Running) -> tuple[ItemId, ...]:
+        finished = tuple(waiting.item.id for waiting in running.formed.members)
+        for item_id in finished:
+            self._cancelled_aboard.discard(item_id)
+            self._leave(item_id, Event.FINISH)
+        return finished
+
+    def _leave(self, item_id: ItemId, event: Event) -> None:
+        """The item reaches the end of its life and is forgotten."""
+        advance(self._states.pop(item_id), event)
+        del self._model_of[item_id]
+
+
+def _snapshot(model: ServedModel, now: float) -> ModelSnapshot:
+    oldest = model.room.oldest()
+    coefficients = model.latency.coefficients
+    return ModelSnapshot(
+        name=model.name,
+        queued=len(model.room),
+        oldest_age_s=0.0 if oldest is None else now - oldest.item.arrived,
+        fixed_s=None if coefficients is None else coefficients[0],
+        upper_factor=model.law.upper,
+        num_samples=model.latency.num_samples,
+    )

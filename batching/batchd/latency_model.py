@@ -1,0 +1,202 @@
+"""Predicts how long a batch runs, from batches that ran.
+
+    t = w0 + w1 * B + w2 * B * E + w3 * B * E^2        B: batch size, E: padded elements of one item, w >= 0
+
+fitted on relative errors (each row divided by its observed time): absolute errors let the few long batches decide, and
+predict short ones wrong by a multiple.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from batchd.nnls import solve_nonnegative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyModelConfig:
+    """How the latency model learns and forgets. Counts are in batches."""
+
+    samples_per_cell: int = 8
+    """A cell is one (batch size, elements); more would let a hot cell drown the rest."""
+    max_samples: int = 256
+    forgetting: float = 0.995
+    """Weight of a sample per batch of age."""
+    refit_every: int = 16
+    eager_until: int = 32
+    """Refit after every batch until this many have been seen."""
+    quantile: float = 0.95
+    ratio_window: int = 200
+    untrained_factor: float = 1.5
+    """Upper time over predicted time until `min_ratios` ratios are known."""
+    min_ratios: int = 20
+    drift_threshold: float = 0.25
+    """Smoothed |log(observed / predicted)| beyond which the device is suspected to have changed."""
+    drift_patience: int = 10
+
+
+@dataclass(slots=True)
+class _Drift:
+    """A smoothed log ratio, and for how many batches it has been out of bounds."""
+
+    level: float = 0.0
+    strikes: int = 0
+
+
+@dataclass(slots=True)
+class LatencyModel:
+    """Latency of one model in one phase. Times in seconds."""
+
+    config: LatencyModelConfig = field(default_factory=LatencyModelConfig)
+    _cells: dict[tuple[int, int], deque[tuple[int, float]]] = field(default_factory=dict)
+    _num_samples: int = 0
+    _clock: int = 0  # batches observed, the model's own notion of age
+    _weights: tuple[float, float, float, float] | None = None
+    _ratios: deque[float] = field(default_factory=deque)
+    _sorted_ratios: list[float] = field(default_factory=list)
+    _drift: _Drift = field(default_factory=_Drift)
+
+    @property
+    def coefficients(self) -> tuple[float, float, float, float] | None:
+        """The fitted (w0, w1, w2, w3), or None before the first sample."""
+        return self._weights
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that the fit rests on."""
+        return self._num_samples
+
+    def predict(self, batch_size: int, elements: int) -> float | None:
+        """Return the expected seconds of a batch of items of `elements` padded elements; None before any sample."""
+        if self._weights is None:
+            return None
+        w0, w1, w2, w3 = self._weights
+        return w0 + batch_size * (w1 + elements * (w2 + elements * w3))
+
+    def upper_factor(self) -> float:
+        """Return what a prediction is multiplied by to be exceeded only with probability 1 - quantile.
+
+        Source: split conformal prediction, the ceil((n + 1) q)-th smallest of n ratios.
+        """
+        count = len(self._sorted_ratios)
+        if count < self.config.min_ratios:
+            return self.config.untrained_factor
+        index = min(count, math.ceil((count + 1) * self.config.quantile)) - 1
+        return max(1.0, self._sorted_ratios[index])
+
+    def predict_upper(self, batch_size: int, elements: int) -> float | None:
+        """Return seconds that the batch exceeds only rarely; None before any sample."""
+        expected = self.predict(batch_size, elements)
+        return None if expected is None else expected * self.upper_factor()
+
+    def observe(self, batch_size: int, elements: int, seconds: float) -> None:
+        """Learn from one batch. Non-positive times are ignored: a clock that stood still says nothing."""
+        if seconds <= 0:
+            return
+        self._clock += 1
+        expected = self.predict(batch_size, elements)
+        if expected is not None and expected > 0:
+            self._follow_drift(seconds / expected)
+        self._keep(batch_size, elements, seconds)
+        if self._clock <= self.config.eager_until or self._clock % self.config.refit_every == 0:
+            self._refit()
+
+    def _keep(self, batch_size: int, elements: int, seconds: float) -> None:
+        cell = self._cells.setdefault((batch_size, elements), deque())
+        cell.append((self._clock, seconds))
+        self._num_samples += 1
+        if len(cell) > self.config.samples_per_cell:
+            cell.popleft()
+            self._num_samples -= 1
+        if self._num_samples > self.config.max_samples:
+            stalest = min(self._cells, key=lambda key: self._cells[key][0][0])
+            self._cells[stalest].popleft()
+            self._num_samples -= 1
+            if not self._cells[stalest]:
+                del self._cells[stalest]
+
+    def _refit(self) -> None:
+        samples = [
+            (batch_size, elements, when, seconds)
+            for (batch_size, elements), cell in self._cells.items()
+            for when, seconds in cell
+        ]
+        table = np.asarray(samples, dtype=np.float64)
+        size, elements_each, when, observed = table.T
+        features = np.stack(
+            [np.ones_like(size), size, size * elements_each, size * elements_each * elements_each], axis=1
+        )
+        relative = features / observed[:, None]
+        weights = self.config.forgetting ** (self._clock - when)
+        solution = solve_nonnegative(relative, np.ones_like(observed), weights)
+        self._weights = (float(solution[0]), float(solution[1]), float(solution[2]), float(solution[3]))
+
+    def _follow_drift(self, ratio: float) -> None:
+        """Note one observed/predicted ratio; on a lasting shift drop what is older than the shift."""
+        self._ratios.append(ratio)
+        insort(self._sorted_ratios, ratio)
+        if len(self._ratios) > self.config.ratio_window:
+            oldest = self._ratios.popleft()
+            del self._sorted_ratios[bisect_left(self._sorted_ratios, oldest)]
+        drift = self._drift
+        drift.level += 0.3 * (math.log(ratio) - drift.level)
+        drift.strikes = drift.strikes + 1 if abs(drift.level) > self.config.drift_threshold else 0
+        if drift.strikes >= self.config.drift_patience and self._clock > self.config.eager_until:
+            self._forget_before(self._clock - self.config.drift_patience)
+            self._ratios.clear()
+            self._sorted_ratios.clear()
+            self._drift = _Drift()
+
+    def _forget_before(self, when: int) -> None:
+        for key in list(self._cells):
+            kept = deque(sample for sample in self._cells[key] if sample[0] >= when)
+            self._num_samples -= len(self._cells[key]) - len(kept)
+            if kept:
+                self._cells[key] = kept
+            else:
+                del self._cells[key]
+        if self._cells:
+            self._refit()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the samples and ratios as JSON-able values."""
+        return {
+            "clock": self._clock,
+            "samples": [
+                [batch_size, elements, when, seconds]
+                for (batch_size, elements), cell in self._cells.items()
+                for when, seconds in cell
+            ],
+            "ratios": list(self._ratios),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: where the state is not of that form.
+        """
+        try:
+            clock = int(state["clock"])
+            samples = [(int(b), int(e), int(when), float(s)) for b, e, when, s in state["samples"]]
+            ratios = [float(ratio) for ratio in state["ratios"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a latency model's state: {error}") from None
+        if any(seconds <= 0 for *_, seconds in samples) or any(ratio <= 0 for ratio in ratios):
+            raise ValueError("not a latency model's state: times and ratios must be positive")
+        self._cells.clear()
+        self._num_samples = len(samples)
+        for batch_size, elements, when, seconds in samples:
+            self._cells.setdefault((batch_size, elements), deque()).append((when, seconds))
+        self._clock = clock
+        self._ratios = deque(ratios[-self.config.ratio_window :])
+        self._sorted_ratios = sorted(self._ratios)
+        self._drift = _Drift()
+        if samples:
+            self._refit()

@@ -1,0 +1,184 @@
+"""Bounds the peak memory of a batch, from peaks that were measured.
+
+For one padded size the peak is a maximum of functions affine in the batch size with non-negative coefficients, hence
+convex: between two measured sizes the chord is an upper bound, beyond the largest measured one the proportional
+`peak(B0) * B / B0` is, and a straight-line extrapolation is not. Peaks of a shorter item carry over to a longer one by
+the square of the ratio of their lengths, and from a longer one by 1.
+
+All bytes are over what was resident before the batch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryModelConfig:
+    """How boldly the memory model extrapolates."""
+
+    growth: int = 2
+    """A batch that was never run may be this many times the largest that succeeded."""
+    first_batch: int = 2
+    """Batch size allowed before anything has run."""
+    correction: float = 1.15
+    """Bounds are multiplied by this until measured ratios replace it."""
+    backoff: float = 0.7
+    """Batch size allowed after an out-of-memory error, over the one that failed."""
+    free_growth: float = 1.2
+    """Headroom must grow by this factor for an out-of-memory bound to be forgotten."""
+
+
+@dataclass(slots=True)
+class _Points:
+    """Measured peaks of one padded size, sorted by batch size."""
+
+    sizes: list[int] = field(default_factory=list)
+    peaks: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """An out-of-memory error: this cell and all larger ones are out of bounds while headroom stays as it was."""
+
+    batch_size: int
+    elements: int
+    headroom: int | None
+
+
+@dataclass(slots=True)
+class MemoryModel:
+    """Peak memory of one model in one phase."""
+
+    config: MemoryModelConfig = field(default_factory=MemoryModelConfig)
+    _points: dict[int, _Points] = field(default_factory=dict)  # by padded elements of one item
+    _succeeded: dict[int, int] = field(default_factory=dict)  # elements -> largest batch size that ran
+    _limits: list[_Limit] = field(default_factory=list)
+    _cache: dict[tuple[int, int | None], int] = field(default_factory=dict)
+
+    def observe(self, batch_size: int, elements: int, peak_bytes: int | None) -> None:
+        """Learn that a batch ran, and with what peak if that was measured. The largest peak of a cell is kept."""
+        if self._succeeded.get(elements, 0) < batch_size:
+            self._succeeded[elements] = batch_size
+            self._cache.clear()
+        if peak_bytes is None:
+            return
+        points = self._points.setdefault(elements, _Points())
+        if batch_size not in points.peaks:
+            insort(points.sizes, batch_size)
+            points.peaks[batch_size] = peak_bytes
+            self._cache.clear()
+        elif points.peaks[batch_size] < peak_bytes:
+            points.peaks[batch_size] = peak_bytes
+            self._cache.clear()
+
+    def observe_out_of_memory(self, batch_size: int, elements: int, headroom: int | None) -> None:
+        """Learn that a batch did not fit while `headroom` bytes were thought to be free."""
+        self._limits = [
+            limit for limit in self._limits if limit.batch_size < batch_size or limit.elements < elements
+        ] + [_Limit(batch_size, elements, headroom)]
+        self._cache.clear()
+
+    def upper_bytes(self, batch_size: int, elements: int) -> int | None:
+        """Return bytes that a batch does not exceed, by the laws above; None before any measurement."""
+        bounds = [
+            bound * max(1.0, elements / other) ** 2
+            for other, points in self._points.items()
+            if (bound := _bound_at(points, batch_size)) is not None
+        ]
+        return int(min(bounds) * self.config.correction) if bounds else None
+
+    def max_batch_size(self, elements: int, headroom: int | None, at_most: int) -> int:
+        """Return the largest batch size that may be tried, from 1 to `at_most`.
+
+        A single item is always allowed: only running it can tell that it does not fit.
+        """
+        key = (elements, headroom)
+        known = self._cache.get(key)
+        if known is None:
+            if len(self._cache) > 4096:
+                self._cache.clear()
+            known = self._cache[key] = self._search(elements, headroom)
+        return min(known, at_most)
+
+    def largest_single(self, headroom: int | None) -> int | None:
+        """Return the elements of the smallest single item known not to fit, or None."""
+        sizes = [
+            limit.elements for limit in self._limits if limit.batch_size == 1 and not self._outgrown(limit, headroom)
+        ]
+        return min(sizes, default=None)
+
+    def _search(self, elements: int, headroom: int | None) -> int:
+        high = self._growth_cap(elements)
+        for limit in self._limits:
+            if limit.elements <= elements and not self._outgrown(limit, headroom):
+                high = min(high, max(1, int(limit.batch_size * self.config.backoff)))
+        if headroom is None or not self._points:
+            return high
+        low = 1
+        while low < high:  # upper_bytes grows with the batch size
+            middle = (low + high + 1) // 2
+            bound = self.upper_bytes(middle, elements)
+            if bound is not None and bound > headroom:
+                high = middle - 1
+            else:
+                low = middle
+        return low
+
+    def _growth_cap(self, elements: int) -> int:
+        """What has been shown to run, carried over to `elements`, times the allowed growth."""
+        shown = [
+            batch_size if other >= elements else int(batch_size * (other / elements) ** 2)
+            for other, batch_size in self._succeeded.items()
+        ]
+        return max(self.config.first_batch, self.config.growth * max(shown, default=0))
+
+    def _outgrown(self, limit: _Limit, headroom: int | None) -> bool:
+        if limit.headroom is None or headroom is None:
+            return False
+        return headroom > limit.headroom * self.config.free_growth
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the measurements as JSON-able values. Out-of-memory bounds are of the moment and not kept."""
+        return {
+            "peaks": [[e, b, peak] for e, points in self._points.items() for b, peak in points.peaks.items()],
+            "succeeded": [[e, b] for e, b in self._succeeded.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: where the state is not of that form.
+        """
+        try:
+            peaks = [(int(e), int(b), int(peak)) for e, b, peak in state["peaks"]]
+            succeeded = [(int(e), int(b)) for e, b in state["succeeded"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a memory model's state: {error}") from None
+        self._points.clear()
+        self._succeeded.clear()
+        self._limits.clear()
+        self._cache.clear()
+        for elements, batch_size in succeeded:
+            self.observe(batch_size, elements, None)
+        for elements, batch_size, peak in peaks:
+            self.observe(batch_size, elements, peak)
+
+
+def _bound_at(points: _Points, batch_size: int) -> float | None:
+    """Upper bound on the peak at `batch_size` from the peaks of one padded size."""
+    if not points.sizes:
+        return None
+    right = bisect_left(points.sizes, batch_size)
+    if right == len(points.sizes):
+        largest = points.sizes[-1]
+        return points.peaks[largest] * batch_size / largest
+    above = points.sizes[right]
+    if above == batch_size or right == 0:
+        return float(points.peaks[above])
+    below = points.sizes[right - 1]
+    share = (batch_size - below) / (above - below)
+    return points.peaks[below] + share * (points.peaks[above] - points.peaks[below])
