@@ -21,7 +21,7 @@ from batchd.ladder import Boundaries, Ladder, Multiples
 from batchd.latency_model import LatencyModel, LatencyModelConfig
 from batchd.memory_model import MemoryModel, MemoryModelConfig
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
-from batchd.policy import ModelPolicy, Window
+from batchd.policy import ModelPolicy, PadTo, Window
 
 __version__ = "0.1.0"
 
@@ -50,6 +50,7 @@ __all__ = [
     "Multiples",
     "OutOfMemory",
     "Outcome",
+    "PadTo",
     "RefusalReason",
     "Refused",
     "ReleaseReason",

@@ -53,7 +53,8 @@ class _Running:
 
     batch_id: BatchId
     model: ServedModel
-    formed: Formed
+    members: tuple[Waiting, ...]
+    elements: int
     started: float
     expected_s: float
 
@@ -262,7 +263,8 @@ class Controller:
         if self._draining:
             return now, ReleaseReason.DRAIN
         oldest = min(waiting.item.arrived for waiting in formed.members)
-        upper = model.law.upper * model.law.batch_cost(len(formed.members), num_elements(formed.padded_shape))
+        elements = num_elements(formed.padded_shape(model.policy.pad_to))
+        upper = model.law.upper * model.law.batch_cost(len(formed.members), elements)
         latest_start = min(waiting.item.deadline for waiting in formed.members) - upper
         return release_at(model.policy, formed, oldest, latest_start, now)
 
@@ -270,46 +272,46 @@ class Controller:
         for waiting in formed.members:
             model.room.remove(waiting.item.id)
             self._states[waiting.item.id] = advance(self._states[waiting.item.id], Event.LAUNCH)
-        elements = num_elements(formed.padded_shape)
+        padded_shape = formed.padded_shape(model.policy.pad_to)
+        elements = num_elements(padded_shape)
         size = len(formed.members)
         batch_id = BatchId(self._next_batch)
         self._next_batch += 1
-        self._running = _Running(batch_id, model, formed, now, model.law.batch_cost(size, elements))
+        expected_s = model.law.batch_cost(size, elements)
+        self._running = _Running(batch_id, model, formed.members, elements, now, expected_s)
         carried = sum(num_elements(waiting.item.shape) for waiting in formed.members)
         return RunBatch(
             batch_id=batch_id,
             model=model.name,
             items=tuple(waiting.item.id for waiting in formed.members),
-            padded_shape=formed.padded_shape,
+            padded_shape=padded_shape,
             predicted_s=model.latency.predict(size, elements),
             predicted_upper_s=model.latency.predict_upper(size, elements),
             predicted_bytes=model.memory.upper_bytes(size, elements),
-            padding_ratio=1.0 - carried / (size * elements) if elements else 0.0,
+            padding_ratio=1.0 - carried / (size * elements),
             reason=reason,
             queued_after=self.num_waiting(),
         )
 
     def _completed(self, running: _Running, outcome: Completed) -> Settled:
-        model, formed = running.model, running.formed
-        elements = num_elements(formed.padded_shape)
-        model.memory.observe(len(formed.members), elements, outcome.peak_bytes)
+        model = running.model
+        model.memory.observe(len(running.members), running.elements, outcome.peak_bytes)
         if not outcome.first_of_shape:
-            model.learn(formed.members, formed.padded_shape, outcome.seconds, len(model.room))
+            model.learn(running.members, running.elements, outcome.seconds, len(model.room))
         return Settled(finished=self._finish(running))
 
     def _out_of_memory(self, running: _Running) -> Settled:
-        model, formed = running.model, running.formed
-        size, elements = len(formed.members), num_elements(formed.padded_shape)
-        model.memory.observe_out_of_memory(size, elements, self.headroom())
-        if size == 1:
-            item_id = formed.members[0].item.id
+        model, members = running.model, running.members
+        model.memory.observe_out_of_memory(len(members), running.elements, self.headroom())
+        if len(members) == 1:
+            item_id = members[0].item.id
             self._cancelled_aboard.discard(item_id)
             self._leave(item_id, Event.OUT_OF_MEMORY_ALONE)
             return Settled(impossible=(item_id,))
         if model.name not in self._models or self._models[model.name] is not model:
             return Settled(finished=self._finish(running))
         requeued = []
-        for waiting in formed.members:
+        for waiting in members:
             item_id = waiting.item.id
             if item_id in self._cancelled_aboard:
                 self._cancelled_aboard.discard(item_id)
@@ -321,7 +323,7 @@ class Controller:
         return Settled(requeued=tuple(requeued))
 
     def _finish(self, running: _Running) -> tuple[ItemId, ...]:
-        finished = tuple(waiting.item.id for waiting in running.formed.members)
+        finished = tuple(waiting.item.id for waiting in running.members)
         for item_id in finished:
             self._cancelled_aboard.discard(item_id)
             self._leave(item_id, Event.FINISH)

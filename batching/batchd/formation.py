@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from batchd.decision import ReleaseReason
 from batchd.item import Shape
+from batchd.policy import PadTo
 from batchd.waiting_room import Group, Waiting, WaitingRoom
 
 
@@ -56,8 +57,16 @@ class Formed:
     """A batch that could be launched now."""
 
     members: tuple[Waiting, ...]
-    padded_shape: Shape
-    limited_by: ReleaseReason | None  # what kept it from growing; None = nothing but the queue or the ratio
+    limited_by: ReleaseReason | None  # what kept it from growing; None = nothing but the queue and the gain
+
+    def padded_shape(self, pad_to: PadTo) -> Shape:
+        """Return the smallest shape that holds every member, or every member's rung."""
+        match pad_to:
+            case PadTo.LONGEST:
+                shapes = [waiting.item.shape for waiting in self.members]
+            case PadTo.RUNG:
+                shapes = [waiting.padded_shape for waiting in self.members]
+        return tuple(max(1, *sizes) for sizes in zip(*shapes, strict=True))
 
 
 @dataclass(slots=True)
@@ -82,9 +91,12 @@ def form_batch(
     groups = room.groups()
     home = room.group_of(anchor)
     best: _Run | None = None
+    alone = law.batch_cost(1, home.elements)
     for index, top in enumerate(groups):
         if top.elements < home.elements or not _fits(home.padded_shape, top.padded_shape):
             continue
+        if top is not home and law.item_cost(top.elements) > alone:
+            break  # and so for all that follow: the anchor would cost more there than in a batch of its own
         run = _grow(room, groups[: index + 1], anchor, law, efficiency, now, max_batch(top.elements))
         if best is None or run.gain > best.gain:
             best = run
@@ -134,11 +146,7 @@ def _collect(room: WaitingRoom, anchor: Waiting, run: _Run) -> Formed:
     for group, count in run.takes:
         chosen = [waiting for waiting in room.take(group, count + 1) if waiting is not anchor]
         members += chosen[:count]
-    largest = max(members, key=lambda waiting: (room.group_of(waiting).elements, waiting.padded_shape))
-    padded = largest.padded_shape
-    if not all(_fits(waiting.padded_shape, padded) for waiting in members):
-        padded = run.top.padded_shape
-    return Formed(tuple(members), padded, run.limited_by)
+    return Formed(tuple(members), run.limited_by)
 
 
 def _fits(shape: Shape, into: Shape) -> bool:

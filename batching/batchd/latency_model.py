@@ -55,6 +55,7 @@ class LatencyModel:
 
     config: LatencyModelConfig = field(default_factory=LatencyModelConfig)
     _cells: dict[tuple[int, int], deque[tuple[int, float]]] = field(default_factory=dict)
+    _by_age: deque[tuple[int, tuple[int, int]]] = field(default_factory=deque)  # (when, cell), oldest first
     _num_samples: int = 0
     _clock: int = 0  # batches observed, the model's own notion of age
     _weights: tuple[float, float, float, float] | None = None
@@ -114,12 +115,15 @@ class LatencyModel:
         if len(cell) > self.config.samples_per_cell:
             cell.popleft()
             self._num_samples -= 1
-        if self._num_samples > self.config.max_samples:
-            stalest = min(self._cells, key=lambda key: self._cells[key][0][0])
-            self._cells[stalest].popleft()
-            self._num_samples -= 1
-            if not self._cells[stalest]:
-                del self._cells[stalest]
+        self._by_age.append((self._clock, (batch_size, elements)))
+        while self._num_samples > self.config.max_samples:
+            when, key = self._by_age.popleft()
+            stale = self._cells.get(key)
+            if stale and stale[0][0] == when:  # else it left its cell before
+                stale.popleft()
+                self._num_samples -= 1
+                if not stale:
+                    del self._cells[key]
 
     def _refit(self) -> None:
         samples = [
@@ -191,9 +195,11 @@ class LatencyModel:
         if any(seconds <= 0 for *_, seconds in samples) or any(ratio <= 0 for ratio in ratios):
             raise ValueError("not a latency model's state: times and ratios must be positive")
         self._cells.clear()
+        self._by_age.clear()
         self._num_samples = len(samples)
-        for batch_size, elements, when, seconds in samples:
+        for batch_size, elements, when, seconds in sorted(samples, key=lambda sample: sample[2]):
             self._cells.setdefault((batch_size, elements), deque()).append((when, seconds))
+            self._by_age.append((when, (batch_size, elements)))
         self._clock = clock
         self._ratios = deque(ratios[-self.config.ratio_window :])
         self._sorted_ratios = sorted(self._ratios)

@@ -29,6 +29,8 @@ class MemoryModelConfig:
     """Batch size allowed after an out-of-memory error, over the one that failed."""
     free_growth: float = 1.2
     """Headroom must grow by this factor for an out-of-memory bound to be forgotten."""
+    neighbours: int = 4
+    """Measured sizes on either side that a bound is carried over from; all would be right, the near ones are tight."""
 
 
 @dataclass(slots=True)
@@ -54,18 +56,23 @@ class MemoryModel:
 
     config: MemoryModelConfig = field(default_factory=MemoryModelConfig)
     _points: dict[int, _Points] = field(default_factory=dict)  # by padded elements of one item
+    _measured: list[int] = field(default_factory=list)  # the keys of _points, sorted
     _succeeded: dict[int, int] = field(default_factory=dict)  # elements -> largest batch size that ran
     _limits: list[_Limit] = field(default_factory=list)
     _cache: dict[tuple[int, int | None], int] = field(default_factory=dict)
 
     def observe(self, batch_size: int, elements: int, peak_bytes: int | None) -> None:
         """Learn that a batch ran, and with what peak if that was measured. The largest peak of a cell is kept."""
-        if self._succeeded.get(elements, 0) < batch_size:
+        if not any(e >= elements and b >= batch_size for e, b in self._succeeded.items()):
+            self._succeeded = {e: b for e, b in self._succeeded.items() if e > elements or b > batch_size}
             self._succeeded[elements] = batch_size
             self._cache.clear()
         if peak_bytes is None:
             return
-        points = self._points.setdefault(elements, _Points())
+        points = self._points.get(elements)
+        if points is None:
+            points = self._points[elements] = _Points()
+            insort(self._measured, elements)
         if batch_size not in points.peaks:
             insort(points.sizes, batch_size)
             points.peaks[batch_size] = peak_bytes
@@ -83,12 +90,12 @@ class MemoryModel:
 
     def upper_bytes(self, batch_size: int, elements: int) -> int | None:
         """Return bytes that a batch does not exceed, by the laws above; None before any measurement."""
-        bounds = [
-            bound * max(1.0, elements / other) ** 2
-            for other, points in self._points.items()
-            if (bound := _bound_at(points, batch_size)) is not None
-        ]
-        return int(min(bounds) * self.config.correction) if bounds else None
+        if not self._measured:
+            return None
+        middle = bisect_left(self._measured, elements)
+        nearest = self._measured[max(0, middle - self.config.neighbours) : middle + self.config.neighbours]
+        bounds = (_bound_at(self._points[other], batch_size) * max(1.0, elements / other) ** 2 for other in nearest)
+        return int(min(bounds) * self.config.correction)
 
     def max_batch_size(self, elements: int, headroom: int | None, at_most: int) -> int:
         """Return the largest batch size that may be tried, from 1 to `at_most`.
@@ -159,6 +166,7 @@ class MemoryModel:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a memory model's state: {error}") from None
         self._points.clear()
+        self._measured.clear()
         self._succeeded.clear()
         self._limits.clear()
         self._cache.clear()
@@ -168,10 +176,8 @@ class MemoryModel:
             self.observe(batch_size, elements, peak)
 
 
-def _bound_at(points: _Points, batch_size: int) -> float | None:
-    """Upper bound on the peak at `batch_size` from the peaks of one padded size."""
-    if not points.sizes:
-        return None
+def _bound_at(points: _Points, batch_size: int) -> float:
+    """Upper bound on the peak at `batch_size` from the peaks of one padded size, of which there is at least one."""
     right = bisect_left(points.sizes, batch_size)
     if right == len(points.sizes):
         largest = points.sizes[-1]

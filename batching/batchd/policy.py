@@ -15,6 +15,13 @@ class Window(StrEnum):
     FIXED = "fixed"
 
 
+class PadTo(StrEnum):
+    """What the items of a batch are padded to."""
+
+    LONGEST = "longest"  # the largest of them: least padding
+    RUNG = "rung"  # the ladder's next rung: shapes recur, for compiled models
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPolicy:
     """Limits and promises of one model. Times in seconds.
@@ -38,6 +45,8 @@ class ModelPolicy:
     priority_levels: int = 3
     default_priority: int = 2
     ladder: Ladder = field(default_factory=Multiples)
+    """Items are grouped by the rung that holds them."""
+    pad_to: PadTo = PadTo.LONGEST
 
     def __post_init__(self) -> None:
         positive = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from batchd.decision import RefusalReason, Refused
 from batchd.formation import CostLaw
-from batchd.item import Item, Shape, num_elements
+from batchd.item import Item, num_elements
 from batchd.latency_model import LatencyModel
 from batchd.memory_model import MemoryModel
 from batchd.policy import ModelPolicy
@@ -79,14 +79,13 @@ class ServedModel:
             limit = max(1, min(limit, self.policy.max_batch_elements // max(1, elements)))
         return self.memory.max_batch_size(elements, headroom, limit)
 
-    def learn(self, members: tuple[Waiting, ...], padded_shape: Shape, seconds: float, left_waiting: int) -> None:
-        """Correct the cost models after a batch that paid no one-off costs."""
-        elements = num_elements(padded_shape)
+    def learn(self, members: tuple[Waiting, ...], elements: int, seconds: float, left_waiting: int) -> None:
+        """Correct the cost models after a batch of items of `elements` padded elements that paid no one-off costs."""
         self.latency.observe(len(members), elements, seconds)
         weights = self.latency.coefficients
         if weights is not None:
             self.law = _law(weights, self.latency.upper_factor())
-        own_costs = sum(self.law.item_cost(num_elements(waiting.padded_shape)) for waiting in members)
+        own_costs = sum(self.law.item_cost(num_elements(waiting.item.shape)) for waiting in members)
         if own_costs > 0:
             self.efficiency += 0.05 * (min(1.0, own_costs / seconds) - self.efficiency)
             factor = min(4.0, max(1.0, (seconds - self.law.fixed) / own_costs))
