@@ -116,6 +116,8 @@ class LatencyModel:
             cell.popleft()
             self._num_samples -= 1
         self._by_age.append((self._clock, (batch_size, elements)))
+        if len(self._by_age) > 4 * self.config.max_samples:
+            self._by_age = deque(sorted((when, key) for key, kept in self._cells.items() for when, _ in kept))
         while self._num_samples > self.config.max_samples:
             when, key = self._by_age.popleft()
             stale = self._cells.get(key)

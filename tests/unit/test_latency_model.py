@@ -62,7 +62,18 @@ def test_a_hot_cell_does_not_drown_the_rest() -> None:
     for _ in range(2000):
         model.observe(1, 8, law(1, 8))
     assert relative_errors(model)[-1] <= 0.05
+
+
+def test_what_is_kept_is_bounded_however_many_shapes_come() -> None:
+    model = LatencyModel()
+    rng = random.Random(9)
+    for _ in range(5000):
+        batch_size, elements = rng.randint(1, 64), rng.randint(2, 256)
+        model.observe(batch_size, elements, law(batch_size, elements))
+        model.observe(1, 8, law(1, 8))
     assert model.num_samples <= model.config.max_samples
+    assert len(model.state_dict()["samples"]) == model.num_samples
+    assert relative_errors(model)[-1] <= 0.05
 
 
 def test_the_upper_time_covers_the_promised_share() -> None:
