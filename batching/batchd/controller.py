@@ -160,23 +160,14 @@ class Controller:
         expired = self._expire(now)
         if expired:
             return Expire(tuple(expired))
-        chosen = self._most_urgent()
-        if chosen is None:
-            return Wait(math.inf)
-        model, anchor = chosen
-        headroom = self.headroom()
-        formed = form_batch(
-            model.room,
-            anchor,
-            model.law,
-            model.efficiency,
-            now,
-            lambda elements: model.max_batch(elements, headroom),
-        )
-        release, reason = self._release(model, formed, now)
-        if release > now:
-            return Wait(release)
-        return self._launch(model, formed, reason, now)
+        earliest = math.inf
+        for model, anchor in self._by_urgency():
+            formed = self._form(model, anchor, now)
+            release, reason = self._release(model, formed, now)
+            if release <= now:
+                return self._launch(model, formed, reason, now)
+            earliest = min(earliest, release)
+        return Wait(earliest)
 
     def report(self, outcome: Outcome) -> Settled:
         """Learn from the batch that ran, and settle its items.
@@ -253,11 +244,23 @@ class Controller:
                 expired.append(first.item.id)
         return expired
 
-    def _most_urgent(self) -> tuple[ServedModel, Waiting] | None:
+    def _by_urgency(self) -> list[tuple[ServedModel, Waiting]]:
+        """The most urgent item of every model that has any, most urgent first."""
         anchors = [
             (model, anchor) for model in self._models.values() if (anchor := model.room.most_urgent()) is not None
         ]
-        return min(anchors, key=lambda pair: (pair[1].urgency, pair[1].item.id), default=None)
+        return sorted(anchors, key=lambda pair: (pair[1].urgency, pair[1].item.id))
+
+    def _form(self, model: ServedModel, anchor: Waiting, now: float) -> Formed:
+        headroom = self.headroom()
+        return form_batch(
+            model.room,
+            anchor,
+            model.law,
+            model.efficiency,
+            now,
+            lambda elements: model.max_batch(elements, headroom),
+        )
 
     def _release(self, model: ServedModel, formed: Formed, now: float) -> tuple[float, ReleaseReason]:
         if self._draining:

@@ -366,6 +366,14 @@ def test_two_models_share_the_device_by_urgency() -> None:
     assert launched(made, 0.0).model == "n"
 
 
+def test_a_model_that_waits_in_its_window_does_not_hold_up_another() -> None:
+    made = taught(window=Window.FIXED, max_wait_s=1.0)
+    made.add_model("n", ModelPolicy())
+    made.offer(item(0, deadline=5.0), 0.0)
+    made.offer(Item(id=ItemId(1), model="n", shape=(8,), arrived=0.0, deadline=9.0), 0.0)
+    assert launched(made, 0.0).model == "n"
+
+
 def test_mistakes_of_the_driver_are_reported() -> None:
     made = taught()
     made.offer(item(0), 0.0)
