@@ -1,0 +1,64 @@
+"""JSON documents in and out of request and response, and their part of the OpenAPI description."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from batchd_server.errors import BadRequest
+
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
+
+
+def json_response(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return `document` as `application/json`, exactly so: kserve's client compares the media type."""
+    return Response(orjson.dumps(document), status_code=status, media_type="application/json", headers=headers)
+
+
+def json_object(body: bytes | memoryview) -> dict[str, Any]:
+    """Return the JSON object that `body` holds.
+
+    Raises:
+        BadRequest: not UTF-8, not JSON, nested beyond 1024 levels, or not an object.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}", field="body") from error
+    if type(document) is not dict:
+        raise BadRequest("the body must be a JSON object", field="body")
+    return document
+
+
+def openapi(
+    path: str,
+    *,
+    body: dict[str, Any] | None = None,
+    answer: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+    binary: bool = False,
+) -> dict[str, Any]:
+    """Return the `openapi_extra` of a raw route: its path parameters, headers, body and answer."""
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PATH_PARAMETER.findall(path)
+    ]
+    parameters += [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in (headers or {}).items()
+    ]
+    octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}} if binary else {}
+    extra: dict[str, Any] = {"parameters": parameters}
+    if body is not None:
+        extra["requestBody"] = {"content": {"application/json": {"schema": body}, **octets}}
+    extra["responses"] = {
+        "200": {
+            "description": "OK",
+            "content": {"application/json": {"schema": answer or {"type": "object"}}, **octets},
+        },
+        "default": {"description": "An error in the form of this family of routes."},
+    }
+    return extra

@@ -1,0 +1,306 @@
+"""The Dispatcher over the link: offers requests to whichever device process lives, until each is answered.
+
+A request leaves its table only answered, refused, cancelled or late. While no device process is there it is held; a
+new one, recognised by its incarnation, is offered everything that is still unanswered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from batchd_server.errors import DeadlineExceeded, ModelFailed, NotFound, Unavailable
+from batchd_server.front.dispatcher import DeviceState, InferenceAnswer, InferenceRequest, ItemTiming
+from batchd_server.link.codec import Frame, LinkError, pack_tensors
+from batchd_server.link.control_calls import ControlCalls
+from batchd_server.link.device_watch import DeviceWatch
+from batchd_server.link.front_endpoint import FrontEndpoint
+from batchd_server.link.messages import (
+    Announce,
+    Answers,
+    Cancel,
+    Control,
+    ControlReply,
+    DeviceMessage,
+    FrontMessage,
+    Goodbye,
+    Hello,
+    Observations,
+    Offer,
+    OfferedItem,
+)
+from batchd_server.link.request_table import PendingRequest, RequestTable, Settlement
+from batchd_server.models.protocol import Model
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+OVERDUE_S = 60.0
+"""Past its deadline by this much, a request that the device process has is given up by the front itself."""
+MAX_ROWS = 100_000
+RETRY_AFTER_S = 2.0
+
+
+class LinkDispatcher:
+    """Everything routes need of the device process. Lives in one event loop, between `open` and `close`."""
+
+    def __init__(self, address: str, models: Mapping[str, Model]) -> None:
+        self._address = address
+        self._models = models
+        self._table = RequestTable()
+        self._futures: dict[int, asyncio.Future[InferenceAnswer]] = {}
+        self._calls = ControlCalls()
+        self._requests = itertools.count(1)
+        self._rows: deque[tuple[str, str, str, float, float]] = deque(maxlen=MAX_ROWS)
+        self._endpoint: FrontEndpoint | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._linked = False
+        self._device = DeviceWatch(models)
+        self._draining = False
+
+    # ---- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, now or as soon as there is a device process."""
+        identity = f"front-{os.getpid()}-{os.urandom(4).hex()}".encode()
+        self._endpoint = FrontEndpoint(
+            self._address, identity, on_message=self._on_message, on_connection=self._on_connection
+        )
+        self._ticking = asyncio.create_task(self._tick())
+
+    def begin_drain(self) -> None:
+        """Refuse new requests from now on; those that wait are still answered."""
+        self._draining = True
+
+    def abandon(self) -> None:
+        """Tell whoever still waits that the server stops."""
+        self._calls.lose()
+        for future in self._futures.values():
+            if not future.done():
+                future.set_exception(
+                    Unavailable("the server is stopping", code="draining", retry_after_s=RETRY_AFTER_S)
+                )
+
+    async def close(self) -> None:
+        """Abandon what still waits, say goodbye and disconnect."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait([self._ticking])
+        self.abandon()
+        self._ship()
+        if self._endpoint is not None:
+            self._send(Goodbye())
+            self._endpoint.close()
+        self._endpoint = None
+
+    # ---- the Dispatcher protocol ---------------------------------------------------------------------------------
+
+    def model(self, name: str) -> Model:
+        """Return the front half of a configured model.
+
+        Raises:
+            NotFound: no model of that name is configured.
+        """
+        try:
+            return self._models[name]
+        except KeyError:
+            raise NotFound(f"model {name!r} is not configured") from None
+
+    def state(self) -> DeviceState:
+        """Return the last announced state, without asking."""
+        heard = self._device.last
+        if heard is None:
+            return DeviceState(connected=False, ready=False, draining=self._draining, pid=None, models=())
+        connected = self._device.present is not None and not self._device.is_silent(time.monotonic())
+        return DeviceState(
+            connected=connected,
+            ready=connected and heard.ready,
+            draining=self._draining or heard.draining,
+            pid=heard.pid if connected else None,
+            models=heard.models,
+        )
+
+    async def infer(self, request: InferenceRequest) -> InferenceAnswer:
+        """Have every item answered. Cancelling this coroutine cancels what has not run.
+
+        Raises:
+            ServingError: the request was refused, failed or missed its deadline.
+        """
+        self._check_open(request.model)
+        if not request.items:
+            return InferenceAnswer(outputs=())
+        pending = self._pending(request)
+        number = pending.offer.request
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[InferenceAnswer] = loop.create_future()
+        self._futures[number] = future
+        self._table.add(pending)
+        self._offer(pending)
+        # both are CLOCK_MONOTONIC, but an event loop may count from elsewhere
+        timer = loop.call_later(max(0.0, pending.deadline - time.monotonic()), self._on_deadline, number)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            del self._futures[number]
+            left = self._table.remove(number)
+            if left is not None and left.aboard:
+                self._send(Cancel(number))
+
+    async def control(self, action: str, **arguments: Any) -> Any:
+        """Ask the device process: `load`, `unload`, `status`, `statistics`, `metrics` or `decisions`.
+
+        Raises:
+            ServingError: as the device process answered, or Unavailable where it does not answer.
+        """
+        if action == "metrics":
+            self._ship()
+        control: Control = self._calls.begin(action, arguments)
+        if self._device.present is None or not self._send(control):
+            self._calls.forget(control)
+            raise Unavailable("the device process is not there", retry_after_s=RETRY_AFTER_S)
+        return await self._calls.reply(control)
+
+    # ---- the Observer protocol -----------------------------------------------------------------------------------
+
+    def observe(self, model: str, api: str, outcome: str, duration_s: float, overhead_s: float) -> None:
+        """Keep one row until the next shipment; with no device process for long, the oldest rows go."""
+        self._rows.append((model, api, outcome, duration_s, overhead_s))
+
+    # ---- towards the device process ------------------------------------------------------------------------------
+
+    def _check_open(self, model: str) -> None:
+        if self._draining:
+            raise Unavailable("the server is stopping", code="draining", retry_after_s=RETRY_AFTER_S)
+        if not self._device.was_ready:
+            raise Unavailable("the server is starting", code="starting", retry_after_s=RETRY_AFTER_S)
+        # just gone: a new one is on its way, and requests wait for it; silent for long: they are better off elsewhere
+        if self._device.is_silent(time.monotonic()):
+            raise Unavailable("the device process does not answer", code="device_lost", retry_after_s=RETRY_AFTER_S)
+        if model not in self._models:
+            raise NotFound(f"model {model!r} is not configured")
+
+    def _pending(self, request: InferenceRequest) -> PendingRequest:
+        frames: list[Frame] = []
+        model = self._models[request.model]
+        try:
+            items = tuple(OfferedItem(tuple(model.shape(item)), pack_tensors(item, frames)) for item in request.items)
+        except LinkError as error:
+            raise ModelFailed(
+                f"model {request.model!r} preprocessed an item to what cannot be sent: {error}"
+            ) from error
+        offer = Offer(
+            request=next(self._requests),
+            model=request.model,
+            items=items,
+            arrived=request.arrived,
+            deadline=request.deadline,
+            priority=request.priority,
+        )
+        deadline = request.deadline
+        if deadline is None:
+            deadline = request.arrived + self._device.slo_s(request.model)
+        return PendingRequest(offer=offer, frames=frames, deadline=deadline)
+
+    def _offer(self, pending: PendingRequest) -> None:
+        """Send a request to a device process that can take it; it stays held otherwise."""
+        if self._device.takes(pending.offer.model):
+            pending.aboard = self._send(pending.offer, pending.frames)
+
+    def _send(self, message: FrontMessage, frames: list[Frame] | None = None) -> bool:
+        return self._endpoint is not None and self._endpoint.send(message, frames or ())
+
+    def _ship(self) -> None:
+        if self._rows and self._device.present is not None and self._send(Observations(tuple(self._rows))):
+            self._rows.clear()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._ship()
+            # the greeting may have met a device process that was not listening yet
+            if self._linked and self._device.present is None:
+                self._send(Hello(os.getpid()))
+
+    # ---- from the device process ---------------------------------------------------------------------------------
+
+    def _on_connection(self, connected: bool) -> None:
+        self._linked = connected
+        if connected:
+            self._send(Hello(os.getpid()))
+        else:
+            self._lose()
+
+    def _on_message(self, message: DeviceMessage, frames: list[memoryview]) -> None:
+        match message:
+            case Answers(answers):
+                for answer in answers:
+                    settlement = self._table.settle(answer, frames)
+                    if settlement is not None:
+                        self._finish(settlement)
+            case Announce():
+                self._on_announce(message)
+            case ControlReply():
+                self._calls.settle(message)
+
+    def _on_announce(self, announce: Announce) -> None:
+        if self._device.is_new(announce):
+            self._lose()
+            log.info("connected to device process %d", announce.pid)
+        self._device.hear(announce, time.monotonic())
+        for pending in self._table.held():
+            self._offer(pending)
+
+    def _lose(self) -> None:
+        if self._device.present is None:
+            return
+        log.warning(
+            "lost device process %d; %d requests wait for the next one", self._device.present.pid, len(self._table)
+        )
+        self._device.lose()
+        self._calls.lose()
+        for settlement in self._table.lose(time.monotonic()):
+            self._finish(settlement)
+
+    def _finish(self, settlement: Settlement) -> None:
+        offer = settlement.request.offer
+        future = self._futures.get(offer.request)
+        if future is None or future.done():
+            return
+        if settlement.error is None:
+            future.set_result(_answer(settlement.request))
+            return
+        future.set_exception(settlement.error)
+        # the items beside the one that failed need not run any more
+        if settlement.request.aboard and len(offer.items) > len(settlement.request.outputs) + 1:
+            self._send(Cancel(offer.request))
+
+    def _on_deadline(self, number: int) -> None:
+        pending = self._table.get(number)
+        if pending is None:
+            return
+        now = time.monotonic()
+        if pending.aboard and now < pending.deadline + OVERDUE_S:
+            # the device process answers what it has, late ones with an error; this is only for what it forgot
+            asyncio.get_running_loop().call_later(OVERDUE_S, self._on_deadline, number)
+            return
+        future = self._futures.get(number)
+        if future is not None and not future.done():
+            future.set_exception(DeadlineExceeded("the deadline passed before the device process was ready"))
+
+
+def _answer(request: PendingRequest) -> InferenceAnswer:
+    answers = [request.answers[index] for index in range(len(request.offer.items))]
+    return InferenceAnswer(
+        outputs=[request.outputs[answer.index] for answer in answers],
+        timings=[
+            ItemTiming(batch_size=answer.batch_size, queue_s=answer.queue_s, compute_s=answer.compute_s)
+            for answer in answers
+        ],
+    )

@@ -1,0 +1,1 @@
+"""batchd's own routes for operators."""

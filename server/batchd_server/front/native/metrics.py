@@ -1,0 +1,30 @@
+"""`GET /metrics`: Prometheus' text, as the device process writes it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from batchd_server.front.raw_route import raw_router
+from batchd_server.front.service import Front
+
+
+def metrics_routes(front: Front) -> APIRouter:
+    """Return the metrics route."""
+    router = raw_router("Operation")
+
+    async def metrics(request: Request) -> Response:
+        """Tell all metrics of the daemon; whichever front is asked, they are the same."""
+        exposition: str = await front.dispatcher.control("metrics")
+        return Response(exposition, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    router.add_api_route(
+        "/metrics",
+        metrics,
+        methods=["GET"],
+        response_model=None,
+        openapi_extra={"responses": {"200": {"description": "OK", "content": {"text/plain": {}}}}},
+    )
+    return router
