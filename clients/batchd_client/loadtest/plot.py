@@ -76,7 +76,7 @@ def _latency_over_time(axes: Any, report: LoadReport) -> None:
             )
     _slo_line(axes, report.slo_s)
     axes.set(title="Response time", xlabel="scheduled arrival, s", ylabel="ms", ylim=(0, None))
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="best")
 
 
 def _distribution(axes: Any, report: LoadReport) -> None:
@@ -109,7 +109,7 @@ def _finish_distribution(axes: Any, slo_s: float | None) -> None:
     axes.set(
         title="Latency distribution", xlabel="ms (log scale)", ylabel="% of answers", xscale="log", ylim=(0, 100.5)
     )
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="best")
 
 
 def _throughput_over_time(axes: Any, report: LoadReport) -> None:
@@ -125,7 +125,7 @@ def _throughput_over_time(axes: Any, report: LoadReport) -> None:
         counts, _ = np.histogram(np.asarray(times) - start, bins=edges)
         axes.step(edges[:-1], counts / width, where="post", color=color, linewidth=1.4, label=label)
     axes.set(title="Throughput", xlabel="s", ylabel="requests/s", ylim=(0, None))
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="best")
 
 
 def _latency_over_rate(axes: Any, reports: Sequence[LoadReport], broken_off: Sequence[LoadReport]) -> None:
@@ -147,7 +147,7 @@ def _latency_over_rate(axes: Any, reports: Sequence[LoadReport], broken_off: Seq
         rates = [_rate(report) for report in broken_off]
         axes.plot(rates, [slo_s * 1e3] * len(rates), "x", color=_BAD, label="broken off over the SLO")
     axes.set(title="Response time by rate", xlabel="offered requests/s", ylabel="ms (log scale)", yscale="log")
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="best")
 
 
 def _throughput_over_rate(axes: Any, reports: Sequence[LoadReport]) -> None:
@@ -156,4 +156,4 @@ def _throughput_over_rate(axes: Any, reports: Sequence[LoadReport]) -> None:
     axes.plot(rates, [r.completed_rate for r in reports], marker="o", markersize=4, color=_GOOD, label="answered")
     axes.plot(rates, [r.goodput for r in reports], marker="o", markersize=4, color="#2f9e5f", label="goodput")
     axes.set(title="Throughput by rate", xlabel="offered requests/s", ylabel="requests/s", ylim=(0, None))
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="best")

@@ -55,7 +55,7 @@ async def model_statistics(target: Target, model: str) -> Reading | None:
 async def _padding(target: Target, model: str) -> tuple[float, float] | None:
     """Ask for the metrics of batchd, which other servers of the protocol do not have."""
     try:
-        async with httpx.AsyncClient(headers=target.headers, timeout=_TIMEOUT_S) as client:
+        async with httpx.AsyncClient(headers=target.headers, timeout=_TIMEOUT_S, trust_env=False) as client:
             response = await client.get(target.address("/metrics"))
     except httpx.HTTPError:
         return None

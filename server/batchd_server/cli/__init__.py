@@ -1,1 +1,1 @@
-
+"""The command line: the one place that may import the core, the daemon and the clients, lazily."""

@@ -41,7 +41,11 @@ class ServerSettings(Section):
 class DeviceSettings(Section):
     """`[device]`: the accelerator, or the CPU."""
 
-    name: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    name: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, or cuda:N for device N",
+    )
     threads: int | None = Field(default=None, ge=1)
     """torch's intra-op threads on the CPU; default: the cores less one, at least one."""
     memory_fraction: float = Field(default=0.85, gt=0, le=1)
@@ -78,6 +82,7 @@ class BatchingSettings(Section):
     priority_levels: int | None = Field(default=None, ge=1)
     default_priority: int | None = Field(default=None, ge=1)
     ladder: LadderSettings | None = None
+    pad_to: Literal["longest", "rung"] | None = None
 
 
 class DefaultsSettings(Section):
@@ -89,11 +94,11 @@ class DefaultsSettings(Section):
 class ModelSettings(Section):
     """`[models.NAME]`: one model to serve."""
 
-    entrypoint: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    entrypoint: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="of the form package.module:Class")
     """`package.module:Class`; the class implements `batchd_server.models.protocol.Model`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the class as keyword arguments."""
-    version: str = Field(default="1", pattern=r"^[0-9]+$")
+    version: str = Field(default="1", pattern=r"^[0-9]+$", description="a string of digits")
     load: bool = True
     """Load at start; otherwise on the first `/v2/repository/models/NAME/load`."""
     batching: BatchingSettings = BatchingSettings()

@@ -1,1 +1,1 @@
-
+"""The device process: owns the accelerator, runs models, and drives the controller."""

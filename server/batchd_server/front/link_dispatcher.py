@@ -64,8 +64,6 @@ class LinkDispatcher:
         self._device = DeviceWatch(models)
         self._draining = False
 
-    # ---- life ----------------------------------------------------------------------------------------------------
-
     def open(self) -> None:
         """Connect, now or as soon as there is a device process."""
         identity = f"front-{os.getpid()}-{os.urandom(4).hex()}".encode()
@@ -98,8 +96,6 @@ class LinkDispatcher:
             self._send(Goodbye())
             self._endpoint.close()
         self._endpoint = None
-
-    # ---- the Dispatcher protocol ---------------------------------------------------------------------------------
 
     def model(self, name: str) -> Model:
         """Return the front half of a configured model.
@@ -167,13 +163,9 @@ class LinkDispatcher:
             raise Unavailable("the device process is not there", retry_after_s=RETRY_AFTER_S)
         return await self._calls.reply(control)
 
-    # ---- the Observer protocol -----------------------------------------------------------------------------------
-
     def observe(self, model: str, api: str, outcome: str, duration_s: float, overhead_s: float) -> None:
         """Keep one row until the next shipment; with no device process for long, the oldest rows go."""
         self._rows.append((model, api, outcome, duration_s, overhead_s))
-
-    # ---- towards the device process ------------------------------------------------------------------------------
 
     def _check_open(self, model: str) -> None:
         if self._draining:
@@ -227,8 +219,6 @@ class LinkDispatcher:
             # the greeting may have met a device process that was not listening yet
             if self._linked and self._device.present is None:
                 self._send(Hello(os.getpid()))
-
-    # ---- from the device process ---------------------------------------------------------------------------------
 
     def _on_connection(self, connected: bool) -> None:
         self._linked = connected

@@ -11,12 +11,13 @@ unless you need something else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from batchd.item import Shape
 from batchd_server.models.spec import Tensors, TensorSpec
+
+if TYPE_CHECKING:  # a front process constructs models without importing torch
+    import torch
 
 
 @runtime_checkable
@@ -49,7 +50,7 @@ class Model(Protocol):
         ...
 
     def run(self, batch: Any) -> Any:
-        """Run the network. Called without gradients."""
+        """Run the network. Called without gradients: the caller sets the grad mode, the model does not."""
         ...
 
     def split(self, outputs: Any, items: Sequence[Tensors]) -> Sequence[Tensors]:

@@ -54,7 +54,9 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         if self.datatype not in NUMPY_DTYPES:
-            raise ValueError(f"tensor {self.name!r}: datatype {self.datatype!r} is not one of {', '.join(NUMPY_DTYPES)}")
+            raise ValueError(
+                f"tensor {self.name!r}: datatype {self.datatype!r} is not one of {', '.join(NUMPY_DTYPES)}"
+            )
         for axis in self.shape:
             if (isinstance(axis, int) and axis < 1) or axis == "":
                 raise ValueError(f"tensor {self.name!r}: axis {axis!r} is neither a positive size nor a name")

@@ -1,1 +1,1 @@
-
+"""What the daemon tells about itself: logs, metrics, statistics, decisions."""

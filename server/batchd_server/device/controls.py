@@ -1,0 +1,59 @@
+"""Answers what front processes ask or order besides inference. Every call gets exactly one reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, assert_never
+
+from batchd_server.device.model_lifecycle import ModelLifecycle, Reply
+from batchd_server.device.questions import Questions
+from batchd_server.device.repository import Caller
+from batchd_server.errors import BadRequest, ServingError
+from batchd_server.link.messages import Control
+
+
+class Controls:
+    """Routes control calls; orders to load and unload are answered once they are carried out."""
+
+    def __init__(
+        self,
+        questions: Questions,
+        lifecycle: ModelLifecycle,
+        front_pids: Callable[[], tuple[int, ...]],
+        reply: Reply,
+    ) -> None:
+        self._questions = questions
+        self._lifecycle = lifecycle
+        self._front_pids = front_pids
+        self._reply = reply
+
+    def take(self, caller: Caller, message: Control, now: float) -> None:
+        """Answer one call, now or later."""
+        arguments = message.arguments
+        try:
+            match message.action:
+                case "load":
+                    self._lifecycle.load(_model(arguments), caller)
+                case "unload":
+                    self._lifecycle.unload(_model(arguments), caller, now)
+                case "status":
+                    fronts = [{"pid": pid} for pid in self._front_pids()]
+                    self._reply(caller, {**self._questions.status(now), "fronts": fronts}, None)
+                case "statistics":
+                    self._reply(caller, self._questions.statistics(arguments.get("model")), None)
+                case "metrics":
+                    self._reply(caller, self._questions.metrics(now), None)
+                case "decisions":
+                    found = self._questions.decisions(arguments.get("limit"), arguments.get("model"))
+                    self._reply(caller, found, None)
+                case never:
+                    assert_never(never)
+        except ServingError as error:
+            self._reply(caller, None, error)
+
+
+def _model(arguments: dict[str, Any]) -> str:
+    name = arguments.get("model")
+    if not isinstance(name, str):
+        raise BadRequest("the model's name is missing", field="model")
+    return name

@@ -1,0 +1,271 @@
+"""The device process's loop: one thread that owns the controller and the link, and never waits for the device.
+
+Everything slow happens on other threads (executor, loader, telemetry) and comes back through `post`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, assert_never
+
+from batchd.controller import Controller
+from batchd_server.config.policies import budget_policy
+from batchd_server.config.settings import Settings
+from batchd_server.device.announcing import Announcing, process_lives
+from batchd_server.device.answering import Answering
+from batchd_server.device.controls import Controls
+from batchd_server.device.executor import Executor
+from batchd_server.device.learned_state import LearnedState
+from batchd_server.device.loader import Loader
+from batchd_server.device.memory.sampler import TelemetrySampler
+from batchd_server.device.memory.telemetry import Telemetry
+from batchd_server.device.model_lifecycle import ModelLifecycle
+from batchd_server.device.questions import Questions
+from batchd_server.device.repository import Caller, Repository
+from batchd_server.device.selection import SelectedDevice
+from batchd_server.device.serving import Serving
+from batchd_server.device.work import BatchDone, DeviceLost, Loaded, LoadFailed, ReleaseDone, WarmUpDone
+from batchd_server.errors import ServingError, Unavailable
+from batchd_server.link.codec import Frame
+from batchd_server.link.device_endpoint import Received, Waker
+from batchd_server.link.messages import (
+    Announce,
+    Cancel,
+    Control,
+    ControlReply,
+    DeviceMessage,
+    Goodbye,
+    Hello,
+    Observations,
+    Offer,
+)
+from batchd_server.observe.instruments import Instruments
+
+log = logging.getLogger(__name__)
+
+SAVE_INTERVAL_S = 60.0
+STOP_TIMEOUT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish what was admitted, then end."""
+
+
+Event: TypeAlias = BatchDone | WarmUpDone | ReleaseDone | DeviceLost | Loaded | LoadFailed | Telemetry | Stop
+
+
+class Endpoint(Protocol):
+    """What the engine needs of the link."""
+
+    def receive(self, timeout_s: float) -> list[Received]:
+        """Return what has come, or wait for it or for a wake-up."""
+        ...
+
+    def send(self, front: bytes, message: DeviceMessage, frames: Sequence[Frame] = ()) -> bool:
+        """Send to one front; False where it has gone."""
+        ...
+
+    def waker(self) -> Waker:
+        """Return what ends a waiting `receive` from another thread."""
+        ...
+
+
+class DeviceLostError(Exception):
+    """The device answers no more in this process: only a new process helps."""
+
+
+class Engine:
+    """Construct, `start`, then `run` on the thread that is to own it; `post` from anywhere."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: SelectedDevice,
+        endpoint: Endpoint,
+        instruments: Instruments,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._endpoint = endpoint
+        self._waker = endpoint.waker()
+        self._clock = clock
+        self._drain_timeout_s = settings.server.drain_timeout_s
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._executor = Executor(device.torch_device, device.peaks, self.post)
+        self._loader = Loader(settings, device.torch_device, self.post)
+        self._sampler = TelemetrySampler(device.telemetry, resident=self._executor.resident, deliver=self.post)
+        self._controller = Controller(budget_policy(settings.device))
+        self._instruments = instruments
+        self._answering = Answering(endpoint.send)
+        self._announcing = Announcing(endpoint.send, process_lives=process_lives)
+        self._serving = Serving(self._controller, self._answering, instruments, self._executor.submit)
+        self._repository = Repository((name, model.load) for name, model in settings.models.items())
+        self._lifecycle = ModelLifecycle(
+            self._repository,
+            self._controller,
+            self._serving,
+            LearnedState(settings.state.directory),
+            circumstances={
+                name: {
+                    "entrypoint": model.entrypoint,
+                    "options": model.model_dump(mode="json")["options"],
+                    "version": model.version,
+                    "device": device.info.name,
+                    "threads": device.info.threads,
+                    "torch": device.info.torch,
+                }
+                for name, model in settings.models.items()
+            },
+            load=self._loader.submit,
+            submit=self._executor.submit,
+            reply=self._reply,
+        )
+        self.incarnation = secrets.token_hex(8)
+        self._questions = Questions(
+            incarnation=self.incarnation,
+            device=device.info,
+            controller=self._controller,
+            repository=self._repository,
+            serving=self._serving,
+            instruments=instruments,
+        )
+        self._controls = Controls(self._questions, self._lifecycle, self._announcing.pids, self._reply)
+        self._drained_by: float | None = None  # None while serving
+        self._save_at = 0.0
+
+    def post(self, event: Event) -> None:
+        """Hand an event to the loop. Safe from any thread, and from a signal handler."""
+        self._events.put(event)
+        self._waker.wake()
+
+    def start(self) -> None:
+        """Start the threads and begin to load models."""
+        self._executor.start()
+        self._loader.start()
+        self._sampler.start()
+        self._lifecycle.start()
+        self._save_at = self._clock() + SAVE_INTERVAL_S
+
+    def run(self) -> None:
+        """Serve until stopped and drained.
+
+        Raises:
+            DeviceLostError: the device is beyond repair in this process.
+        """
+        wake_at = self._clock()
+        while not self._drained():
+            received = self._endpoint.receive(max(0.0, min(wake_at, self._announcing.next_at) - self._clock()))
+            now = self._clock()
+            # Whatever has come is known before the free device gets its next batch.
+            for each in received:
+                self._take(each, now)
+            self._take_events(now)
+            wake_at = self._serving.decide(now)
+            for front in self._answering.flush():
+                self._forget(front)
+            self._announce(now)
+            self._save(now)
+        if self._serving.num_open:
+            log.warning("%d items were not finished in time", self._serving.num_open)
+            self._serving.fail_all(Unavailable("the server has shut down", code="draining"), self._clock())
+            self._answering.flush()
+
+    def close(self) -> bool:
+        """Save what was learned and end the threads; False where a batch or a load would not end."""
+        self._lifecycle.save()
+        self._sampler.stop()
+        ended = (self._executor.stop(STOP_TIMEOUT_S), self._loader.stop(STOP_TIMEOUT_S))
+        return all(ended)
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _take(self, received: Received, now: float) -> None:
+        front = received.front
+        match received.message:
+            case Hello(pid=pid):
+                self._announcing.seen(front, pid)
+            case Offer() as offer:
+                self._announcing.seen(front)
+                self._serving.offer(front, offer, received.frames, now)
+            case Cancel(request=request):
+                self._serving.cancel(front, request)
+            case Control() as control:
+                self._announcing.seen(front)
+                self._controls.take(Caller(front, control.call), control, now)
+            case Observations(rows=rows):
+                self._instruments.requests_observed(rows)
+            case Goodbye():
+                self._forget(front)
+            case never:
+                assert_never(never)
+
+    def _take_events(self, now: float) -> None:
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            match event:
+                case BatchDone():
+                    self._serving.batch_done(event, now)
+                case WarmUpDone():
+                    self._lifecycle.warmed_up(event)
+                case ReleaseDone():
+                    self._lifecycle.released(event)
+                case Loaded() | LoadFailed():
+                    self._lifecycle.loaded(event)
+                case Telemetry():
+                    self._questions.telemetry = event
+                    self._controller.observe(event.memory)
+                case DeviceLost(reason=reason):
+                    raise DeviceLostError(reason)
+                case Stop():
+                    self._drain(now)
+                case never:
+                    assert_never(never)
+
+    def _reply(self, caller: Caller, result: Any, error: ServingError | None = None) -> None:
+        described = None if error is None else (error.status, error.code, error.message)
+        reply = ControlReply(call=caller.call, result=None if error else result, error=described)
+        if not self._endpoint.send(caller.front, reply):
+            self._forget(caller.front)
+
+    def _announce(self, now: float) -> None:
+        draining = self._drained_by is not None
+        state = Announce(
+            incarnation=self.incarnation,
+            pid=os.getpid(),
+            ready=self._repository.ready and not draining,
+            draining=draining,
+            models=self._repository.states(),
+        )
+        for front in self._announcing.announce(state, now):
+            self._forget(front)
+
+    def _forget(self, front: bytes) -> None:
+        log.info("front %s is gone", front.decode(errors="replace"))
+        self._announcing.forget(front)
+        self._serving.forget_front(front)
+
+    def _drain(self, now: float) -> None:
+        if self._drained_by is None:
+            log.info("finishing %d admitted items", self._serving.num_open)
+            self._drained_by = now + self._drain_timeout_s
+            self._controller.drain()
+
+    def _drained(self) -> bool:
+        if self._drained_by is None:
+            return False
+        return not (self._serving.num_open or self._serving.busy) or self._clock() >= self._drained_by
+
+    def _save(self, now: float) -> None:
+        if now >= self._save_at:
+            self._save_at = now + SAVE_INTERVAL_S
+            self._lifecycle.save()

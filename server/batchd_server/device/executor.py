@@ -1,0 +1,232 @@
+"""The one thread that runs models: collate, run, split; measured, and with failures kept to the items that caused them.
+
+It must not know what a client, a deadline or a batch policy is.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import torch
+
+from batchd.item import Shape
+from batchd.outcome import Completed, Failed, OutOfMemory
+from batchd_server.device.failures import Failure, FailureKind, WrongAnswerCount, classify
+from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter
+from batchd_server.device.work import (
+    BatchDone,
+    BatchWork,
+    DeviceLost,
+    Done,
+    ReleaseDone,
+    ReleaseWork,
+    Stages,
+    WarmUpDone,
+    WarmUpWork,
+    Work,
+)
+from batchd_server.models.protocol import Model
+from batchd_server.models.spec import Tensors
+
+log = logging.getLogger(__name__)
+
+RESIDENT_INTERVAL_S = 0.25
+
+
+class Executor:
+    """Runs what it is given, one at a time, in order. `deliver` is called on the executor's thread."""
+
+    def __init__(self, device: torch.device, peaks: PeakMeter, deliver: Callable[[Done], None]) -> None:
+        self._device = device
+        self._peaks = peaks
+        self._deliver = deliver
+        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._seen: set[Cell] = set()
+        self._resident: int | None = None
+        self._resident_at = -RESIDENT_INTERVAL_S
+        self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take work."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what was submitted, then end; False where that takes longer than `timeout_s`."""
+        self._inbox.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def submit(self, work: Work) -> None:
+        """Queue `work`; returns at once."""
+        self._inbox.put(work)
+
+    def resident(self) -> int | None:
+        """Return the bytes that this process held when last no batch ran."""
+        return self._resident
+
+    def _main(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        with torch.no_grad():  # not inference_mode: the ledger could not see into composite ops
+            while (work := self._inbox.get()) is not None:
+                done = self._perform(work)
+                self._note_resident(always=not isinstance(work, BatchWork))
+                del work
+                self._deliver(done)
+                del done
+
+    def _perform(self, work: Work) -> Done:
+        match work:
+            case BatchWork():
+                return self._batch(work)
+            case WarmUpWork():
+                return self._warm_up(work)
+            case ReleaseWork():
+                self._seen = {cell for cell in self._seen if cell[0] != work.name}
+                self._peaks.forget(work.name)
+                self._release()
+                return ReleaseDone(name=work.name)
+            case _:
+                assert_never(work)
+
+    def _batch(self, work: BatchWork) -> BatchDone | DeviceLost:
+        cell = _cell(work)
+        started = time.monotonic()
+        attempt, measurement = self._measured(cell, work.model, work.items, work.padded_shape)
+        if isinstance(attempt, Failure):
+            return self._failed(work, attempt, measurement, started)
+        answers, stages = attempt
+        first = cell not in self._seen
+        self._seen.add(cell)
+        return BatchDone(
+            work=work,
+            outcome=Completed(
+                batch_id=work.batch_id,
+                seconds=stages.total_s,
+                peak_bytes=measurement.peak_bytes,
+                first_of_shape=measurement.disturbs_timing or (first and self._device.type == "cuda"),
+            ),
+            started=started,
+            finished=time.monotonic(),
+            answers=tuple(answers),
+            stages=stages,
+        )
+
+    def _failed(
+        self, work: BatchWork, failure: Failure, measurement: Measurement, started: float
+    ) -> BatchDone | DeviceLost:
+        log.warning("%s: batch of %d x %s: %s", work.name, len(work.items), work.padded_shape, failure.message)
+        if self._lost(failure):
+            return DeviceLost(failure.message)
+        if failure.kind is FailureKind.OUT_OF_MEMORY:
+            self._release()
+            outcome = OutOfMemory(batch_id=work.batch_id, peak_bytes=measurement.peak_bytes)
+            return BatchDone(work=work, outcome=outcome, started=started, finished=time.monotonic())
+        answers: list[Tensors | Failure] = [failure] if len(work.items) == 1 else []
+        while len(answers) < len(work.items):
+            alone = self._alone(work.model, work.items[len(answers)], work.padded_shape)
+            if isinstance(alone, Failure) and self._lost(alone):
+                return DeviceLost(alone.message)
+            answers.append(alone)
+        return BatchDone(
+            work=work,
+            outcome=Failed(batch_id=work.batch_id),
+            started=started,
+            finished=time.monotonic(),
+            answers=tuple(answers),
+        )
+
+    def _alone(self, model: Model, item: Tensors, padded_shape: Shape) -> Tensors | Failure:
+        """Run one item of a batch that failed: only the culprit's failure is to be seen outside."""
+        attempt = self._attempt(model, (item,), padded_shape, Measurement())
+        if isinstance(attempt, Failure):
+            if attempt.kind is FailureKind.OUT_OF_MEMORY:
+                self._release()
+            return attempt
+        return attempt[0][0]
+
+    def _warm_up(self, work: WarmUpWork) -> WarmUpDone | DeviceLost:
+        for count in (1, 2):
+            attempt = self._attempt(work.model, (work.example,) * count, work.padded_shape, Measurement())
+            if isinstance(attempt, Failure):
+                if self._lost(attempt):
+                    return DeviceLost(attempt.message)
+                self._release()
+                return WarmUpDone(work=work, failure=attempt)
+        return WarmUpDone(work=work, failure=None)
+
+    def _measured(
+        self, cell: Cell, model: Model, items: Sequence[Tensors], padded_shape: Shape
+    ) -> tuple[tuple[Sequence[Tensors], Stages] | Failure, Measurement]:
+        with self._peaks.measure(cell) as measurement:
+            attempt = self._attempt(model, items, padded_shape, measurement)
+        return attempt, measurement
+
+    def _attempt(
+        self, model: Model, items: Sequence[Tensors], padded_shape: Shape, measurement: Measurement
+    ) -> tuple[Sequence[Tensors], Stages] | Failure:
+        # The exception and with it the frames that hold the batch are gone when this returns: recovery comes after.
+        try:
+            return self._forward(model, items, padded_shape, measurement)
+        except Exception as error:  # user code: whatever it raises is an answer
+            failure = classify(error)
+            log.debug("a batch failed", exc_info=error)
+            return failure
+
+    def _forward(
+        self, model: Model, items: Sequence[Tensors], padded_shape: Shape, measurement: Measurement
+    ) -> tuple[Sequence[Tensors], Stages]:
+        start = time.monotonic()
+        batch = model.collate(items, padded_shape)
+        measurement.adopt(batch)
+        self._synchronise()
+        collated = time.monotonic()
+        outputs = model.run(batch)
+        self._synchronise()
+        ran = time.monotonic()
+        answers = model.split(outputs, items)
+        if len(answers) != len(items):
+            raise WrongAnswerCount(f"split returned {len(answers)} answers for {len(items)} items")
+        end = time.monotonic()
+        return answers, Stages(collate_s=collated - start, run_s=ran - collated, split_s=end - ran)
+
+    def _synchronise(self) -> None:
+        """Wait for the kernels, so that the time is the device's and an error belongs to this batch."""
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+
+    def _lost(self, failure: Failure) -> bool:
+        """Whether the device is poisoned: some errors say so, others show it by the next call failing too."""
+        if failure.kind is FailureKind.DEVICE_LOST:
+            return True
+        if failure.kind is FailureKind.OUT_OF_MEMORY or self._device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            return True
+        return False
+
+    def _release(self) -> None:
+        """Give back what the failed batch held. Called where no exception refers to it any more."""
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _note_resident(self, *, always: bool) -> None:
+        now = time.monotonic()
+        if always or now - self._resident_at >= RESIDENT_INTERVAL_S:
+            self._resident = self._peaks.resident()
+            self._resident_at = now
+
+
+def _cell(work: BatchWork) -> Cell:
+    """Batches that differ by less than a factor of two in every size are measured as one: there are few such cells."""
+    batch_size, *sizes = (1 << (size - 1).bit_length() for size in (len(work.items), *work.padded_shape))
+    return work.name, batch_size, tuple(sizes)

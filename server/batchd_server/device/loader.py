@@ -1,0 +1,98 @@
+"""Constructs models and loads their weights, on a thread of its own, so that others are served meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+
+from batchd_server.config.policies import model_policy
+from batchd_server.config.settings import Settings
+from batchd_server.device.failures import describe
+from batchd_server.device.memory.ledger import tensors_in
+from batchd_server.device.warmup import example_item
+from batchd_server.device.work import Loaded, LoadFailed
+from batchd_server.models.loading import ModelLoadError, construct
+from batchd_server.models.protocol import Model
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Loads one model after another. `deliver` is called on the loader's thread."""
+
+    def __init__(
+        self, settings: Settings, device: torch.device, deliver: Callable[[Loaded | LoadFailed], None]
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._deliver = deliver
+        self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._main, name="loader", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take work."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End after the load that is under way; False where that takes longer than `timeout_s`."""
+        self._inbox.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def submit(self, name: str) -> None:
+        """Queue a configured model; returns at once."""
+        self._inbox.put(name)
+
+    def _main(self) -> None:
+        while (name := self._inbox.get()) is not None:
+            self._run(name)
+
+    def _run(self, name: str) -> None:
+        log.info("loading model %s", name)
+        try:
+            result: Loaded | LoadFailed = self._load(name)
+        except ModelLoadError as error:
+            result = LoadFailed(name, str(error))
+        except Exception as error:  # user code: whatever it raises is the reason
+            log.warning("model %s cannot be loaded", name, exc_info=error)
+            result = LoadFailed(name, describe(error))
+        self._deliver(result)
+
+    def _load(self, name: str) -> Loaded:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        settings = self._settings.models[name]
+        model = construct(settings)
+        policy = model_policy(settings.batching, self._settings.defaults.batching, type(model))
+        with torch.no_grad():
+            model.load(self._device)
+        return Loaded(
+            name=name,
+            model=model,
+            policy=policy,
+            example=example_item(model),
+            resident_bytes=resident_bytes(model),
+        )
+
+
+def resident_bytes(model: Model) -> int | None:
+    """Return the bytes of the distinct tensors that a model's attributes hold; None where none are found."""
+    sizes: dict[int, int] = {}
+    for value in vars(model).values() if hasattr(model, "__dict__") else ():
+        for tensor in _weights(value):
+            if tensor.layout is torch.strided:
+                storage = tensor.untyped_storage()
+                sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values()) if sizes else None
+
+
+def _weights(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.nn.Module):
+        yield from value.parameters()
+        yield from value.buffers()
+    else:
+        yield from tensors_in(value)

@@ -1,0 +1,65 @@
+"""Lines of real handwritten digits: the UCI scans that scikit-learn carries, joined side by side.
+
+The scans fall into two parts, once and for all: the weights are trained on one, and only the other is handed out here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+DIGIT_PIXELS = 8
+"""Height and width of one scan."""
+_MAX_VALUE = 16.0
+_HELD_OUT_SHARE = 0.2
+_SPLIT_SEED = 20240607
+
+Image = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scans:
+    """Single digits: images (N, 8, 8) with values in 0..1, labels (N,)."""
+
+    images: Image
+    labels: Labels
+
+    def line(self, indices: npt.NDArray[np.intp]) -> tuple[Image, Labels]:
+        """Join scans side by side: an image (8, 8 * digits) and its labels (digits,)."""
+        return np.concatenate(self.images[indices], axis=1), self.labels[indices]
+
+
+def scan_lines(seed: int, count: int, max_digits: int = 32) -> list[tuple[Image, Labels]]:
+    """Return `count` lines of 1 to `max_digits` digits, from scans that the weights were never trained on.
+
+    The same seed gives the same lines.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn, which carries the scans, is not installed.
+    """
+    held_out = split_scans()[1]
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, max_digits, size=count, endpoint=True)
+    return [held_out.line(rng.integers(len(held_out.labels), size=length)) for length in lengths]
+
+
+@cache
+def split_scans() -> tuple[Scans, Scans]:
+    """Return the scans for training and the held-out ones."""
+    try:
+        from sklearn.datasets import load_digits  # noqa: PLC0415 - installed by the extra
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the handwritten digits come with scikit-learn: pip install 'batchd[demo]'", name=error.name
+        ) from error
+    bundle = load_digits()
+    images = (bundle.images / _MAX_VALUE).astype(np.float32)
+    labels = bundle.target.astype(np.int64)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
+    num_held_out = round(_HELD_OUT_SHARE * len(labels))
+    held_out, training = order[:num_held_out], order[num_held_out:]
+    return Scans(images[training], labels[training]), Scans(images[held_out], labels[held_out])

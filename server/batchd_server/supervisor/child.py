@@ -1,0 +1,35 @@
+"""The first moments of every process that the supervisor starts: `python -m batchd_server.supervisor.child MODULE ...`.
+
+Ties the process's life to the supervisor's before MODULE is imported, which for torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+SUPERVISOR_VARIABLE = "BATCHD_SUPERVISOR_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with(supervisor: int) -> None:
+    """Have the kernel kill this process when its parent, the supervisor, dies in whatever way."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != supervisor:  # it died before we asked
+        os._exit(1)
+
+
+def main() -> None:
+    """Run the module that the command line names, as `python -m` would."""
+    end_with(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""One supervised process: started, watched, started again, and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from batchd_server.supervisor.child import SUPERVISOR_VARIABLE
+from batchd_server.supervisor.restarts import Restarts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to run: `python -m module arguments`, with these descriptors kept open and these variables added."""
+
+    module: str
+    arguments: Sequence[str]
+    pass_fds: Sequence[int] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+async def start(command: Command) -> asyncio.subprocess.Process:
+    """Start a process whose life is tied to this one's."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "batchd_server.supervisor.child",
+        command.module,
+        *command.arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        pass_fds=tuple(command.pass_fds),
+        process_group=0,  # Ctrl-C reaches a whole group; the supervisor alone decides what it means
+        env={**os.environ, **command.environment, SUPERVISOR_VARIABLE: str(os.getpid())},
+    )
+
+
+class Child:
+    """Keeps one process running until it is stopped.
+
+    `on_exit` is told each unwanted death's exit code (negative: the signal) and says whether another start can help.
+    """
+
+    def __init__(self, name: str, command: Command, *, on_exit: Callable[[int], bool]) -> None:
+        self.name = name
+        self._command = command
+        self._on_exit = on_exit
+        self._restarts = Restarts()
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start, and start again with growing delays, until `stop` or `kill` has taken effect."""
+        while not self._stopping.is_set():
+            self._process = await start(self._command)
+            if self._stopping.is_set():  # asked to stop between the two
+                self._signal(signal.SIGKILL)
+            log.debug("%s runs as process %d", self.name, self._process.pid)
+            code = await self._process.wait()
+            if self._stopping.is_set():
+                return
+            if not self._on_exit(code):
+                log.error("%s %s", self.name, describe(code))
+                return
+            delay = self._restarts.delay_s()
+            log.error("%s %s; starting it again in %.1f s", self.name, describe(code), delay)
+            if self._restarts.is_crash_loop:
+                log.error("%s is in a crash loop: requests are answered with 503 until it comes up", self.name)
+            await self._pause(delay)
+
+    def worked(self) -> None:
+        """Note that the process does what it is for, which ends a series of failed starts."""
+        self._restarts.worked()
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask the process to end, and kill it if it has not within `grace_s`."""
+        self._stopping.set()
+        if self._process is None:
+            return
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            log.error("%s did not end within %g s: killed", self.name, grace_s)
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._stopping.set()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _pause(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+
+def describe(code: int) -> str:
+    """Return an exit code in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,52 @@
+"""What was learned survives a restart, and nothing broken or foreign is taken over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from batchd_server.device.learned_state import LearnedState
+
+HERE = {"device": "cpu", "options": {"sizes": (1, 2)}}
+STATE = {"latency": [1.0, 2.0]}
+
+
+def test_what_was_saved_comes_back_under_the_same_circumstances(tmp_path: Path) -> None:
+    learned = LearnedState(tmp_path / "not" / "there" / "yet")
+    learned.save("a-model", HERE, STATE)
+    assert learned.load("a-model", HERE) == STATE
+    assert learned.load("a-model", {**HERE, "device": "H100"}) is None
+    assert learned.load("another", HERE) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 99}', '{"format": 1}', "\x00\xff"])
+def test_a_broken_file_is_ignored(tmp_path: Path, content: str) -> None:
+    learned = LearnedState(tmp_path)
+    learned.save("m", HERE, STATE)
+    (tmp_path / "cost-models" / "m.json").write_text(content)
+    assert learned.load("m", HERE) is None
+    learned.save("m", HERE, STATE)
+    assert learned.load("m", HERE) == STATE
+
+
+def test_a_save_leaves_one_file_per_model(tmp_path: Path) -> None:
+    learned = LearnedState(tmp_path)
+    for name in ("a", "b", "a"):
+        learned.save(name, HERE, STATE)
+    assert sorted(path.name for path in (tmp_path / "cost-models").iterdir()) == ["a.json", "b.json"]
+
+
+def test_a_directory_that_cannot_be_made_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    learned = LearnedState(tmp_path / "file")
+    learned.save("m", HERE, STATE)
+    assert "cannot be saved" in caplog.text
+    assert learned.load("m", HERE) is None
+
+
+def test_no_directory_keeps_nothing() -> None:
+    learned = LearnedState(None)
+    learned.save("m", HERE, STATE)
+    assert not learned.enabled
+    assert learned.load("m", HERE) is None
