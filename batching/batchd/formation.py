@@ -16,6 +16,7 @@ does not depend on the length of the queue.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,32 +25,44 @@ from batchd.item import Shape
 from batchd.policy import PadTo
 from batchd.waiting_room import Group, Waiting, WaitingRoom
 
+UNBOUNDED = 1 << 30
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostLaw:
-    """Seconds of a batch: `fixed + B * (per_item + per_element * E + per_square * E^2)`, times `upper` to be safe."""
+    """The expected seconds of a batch, and the factor `upper` that makes them safe.
+
+    `fixed + B * (per_item + per_element * E + per_square * E^2) + per_volume_square * (B * E)^2`
+    """
 
     fixed: float
     per_item: float
     per_element: float
     per_square: float
+    per_volume_square: float
     upper: float
 
     def item_cost(self, elements: int) -> float:
-        """Return the seconds that one item of `elements` padded elements adds."""
+        """Return the seconds that one item of `elements` padded elements adds to a batch that is not too large."""
         return self.per_item + elements * (self.per_element + elements * self.per_square)
 
     def batch_cost(self, batch_size: int, elements: int) -> float:
         """Return the expected seconds of a batch."""
-        return self.fixed + batch_size * self.item_cost(elements)
+        return self.fixed + batch_size * (self.item_cost(elements) + batch_size * self.crowding(elements))
+
+    def crowding(self, elements: int) -> float:
+        """Return the seconds that items add for each other: a batch of B pays B^2 of them."""
+        return self.per_volume_square * elements * elements
 
     def largest_batch(self, elements: int, seconds: float) -> int:
         """Return how many items fit into `seconds`, counted on the safe side; may be 0."""
         room = seconds / self.upper - self.fixed
-        cost = self.item_cost(elements)
+        cost, crowding = self.item_cost(elements), self.crowding(elements)
         if room <= 0:
             return 0
-        return int(room / cost) if cost > 0 else 1 << 30
+        if crowding > 0:
+            return int((math.sqrt(cost * cost + 4 * crowding * room) - cost) / (2 * crowding))
+        return int(room / cost) if cost > 0 else UNBOUNDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +126,8 @@ def _grow(
     home = room.group_of(anchor)
     deadline = anchor.item.deadline
     size = 1
-    gain = law.item_cost(home.elements) - efficiency * (law.fixed + cost)
+    crowding = law.crowding(top.elements)
+    gain = law.item_cost(home.elements) - efficiency * (law.fixed + cost + crowding)
     takes: list[tuple[Group, int]] = []
     limited_by: ReleaseReason | None = None
     for group in reversed(groups):
@@ -123,9 +137,9 @@ def _grow(
         if worth < 0:
             break
         available = group.count - (1 if group is home else 0)
-        room_left = max_batch - size
+        room_left = min(max_batch, _worthwhile_size(worth, efficiency * crowding)) - size
         if available > room_left:
-            available, limited_by = room_left, ReleaseReason.FULL
+            available, limited_by = max(0, room_left), ReleaseReason.FULL
         earliest = min(deadline, room.earliest_deadline(group))
         in_time = law.largest_batch(top.elements, earliest - now) - size
         if available > in_time:
@@ -133,12 +147,17 @@ def _grow(
         if available > 0:
             takes.append((group, available))
             deadline = earliest
+            gain += available * (worth - efficiency * crowding * (2 * size + available))
             size += available
-            gain += available * worth
         if size >= max_batch:
             limited_by = ReleaseReason.FULL
             break
     return _Run(top, takes, gain, limited_by)
+
+
+def _worthwhile_size(worth: float, crowding: float) -> int:
+    """The batch size up to which one more item is worth what it adds, its crowding of the others included."""
+    return int((worth / crowding + 1) / 2) if crowding > 0 else UNBOUNDED
 
 
 def _collect(room: WaitingRoom, anchor: Waiting, run: _Run) -> Formed:

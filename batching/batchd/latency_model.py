@@ -1,9 +1,11 @@
 """Predicts how long a batch runs, from batches that ran.
 
-    t = w0 + w1 * B + w2 * B * E + w3 * B * E^2        B: batch size, E: padded elements of one item, w >= 0
+    t = w0 + w1 * B + w2 * B * E + w3 * B * E^2 + w4 * (B * E)^2      B: batch size, E: padded elements of one item
 
-fitted on relative errors (each row divided by its observed time): absolute errors let the few long batches decide, and
-predict short ones wrong by a multiple.
+with w >= 0. The last term is there for devices that slow down once a batch outgrows their caches: without it, on a CPU,
+the large batches push the fixed cost up to several times its true value, and the controller merges what it should not.
+The fit is on relative errors (each row divided by its observed time): absolute errors let the few long batches decide,
+and predict short ones wrong by a multiple.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from batchd.nnls import solve_nonnegative
+
+Weights: TypeAlias = tuple[float, float, float, float, float]
+"""(w0, w1, w2, w3, w4) of the law above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +63,14 @@ class LatencyModel:
     _by_age: deque[tuple[int, tuple[int, int]]] = field(default_factory=deque)  # (when, cell), oldest first
     _num_samples: int = 0
     _clock: int = 0  # batches observed, the model's own notion of age
-    _weights: tuple[float, float, float, float] | None = None
+    _weights: Weights | None = None
     _ratios: deque[float] = field(default_factory=deque)
     _sorted_ratios: list[float] = field(default_factory=list)
     _drift: _Drift = field(default_factory=_Drift)
 
     @property
-    def coefficients(self) -> tuple[float, float, float, float] | None:
-        """The fitted (w0, w1, w2, w3), or None before the first sample."""
+    def coefficients(self) -> Weights | None:
+        """The fitted weights, or None before the first sample."""
         return self._weights
 
     @property
@@ -77,8 +82,8 @@ class LatencyModel:
         """Return the expected seconds of a batch of items of `elements` padded elements; None before any sample."""
         if self._weights is None:
             return None
-        w0, w1, w2, w3 = self._weights
-        return w0 + batch_size * (w1 + elements * (w2 + elements * w3))
+        w0, w1, w2, w3, w4 = self._weights
+        return w0 + batch_size * (w1 + elements * (w2 + elements * (w3 + batch_size * w4)))
 
     def upper_factor(self) -> float:
         """Return what a prediction is multiplied by to be exceeded only with probability 1 - quantile.
@@ -135,13 +140,13 @@ class LatencyModel:
         ]
         table = np.asarray(samples, dtype=np.float64)
         size, elements_each, when, observed = table.T
-        features = np.stack(
-            [np.ones_like(size), size, size * elements_each, size * elements_each * elements_each], axis=1
-        )
+        volume = size * elements_each
+        features = np.stack([np.ones_like(size), size, volume, volume * elements_each, volume * volume], axis=1)
         relative = features / observed[:, None]
         weights = self.config.forgetting ** (self._clock - when)
         solution = solve_nonnegative(relative, np.ones_like(observed), weights)
-        self._weights = (float(solution[0]), float(solution[1]), float(solution[2]), float(solution[3]))
+        w0, w1, w2, w3, w4 = (float(weight) for weight in solution)
+        self._weights = (w0, w1, w2, w3, w4)
 
     def _follow_drift(self, ratio: float) -> None:
         """Note one observed/predicted ratio; on a lasting shift drop what is older than the shift."""

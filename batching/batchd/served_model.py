@@ -9,12 +9,12 @@ from typing import Any
 from batchd.decision import RefusalReason, Refused
 from batchd.formation import CostLaw
 from batchd.item import Item, num_elements
-from batchd.latency_model import LatencyModel
+from batchd.latency_model import LatencyModel, Weights
 from batchd.memory_model import MemoryModel
 from batchd.policy import ModelPolicy
 from batchd.waiting_room import Waiting, WaitingRoom
 
-UNKNOWN_LAW = CostLaw(fixed=1e-3, per_item=0.0, per_element=1e-6, per_square=0.0, upper=1.0)
+UNKNOWN_LAW = CostLaw(fixed=1e-3, per_item=0.0, per_element=1e-6, per_square=0.0, per_volume_square=0.0, upper=1.0)
 """Stands in until the first measurement: some fixed cost, and padding is not free."""
 
 URGENCY_BINS_PER_SLO = 32
@@ -119,6 +119,13 @@ class ServedModel:
             self.law = _law(weights, self.latency.upper_factor())
 
 
-def _law(weights: tuple[float, float, float, float], upper: float) -> CostLaw:
-    fixed, per_item, per_element, per_square = weights
-    return CostLaw(fixed=fixed, per_item=per_item, per_element=per_element, per_square=per_square, upper=upper)
+def _law(weights: Weights, upper: float) -> CostLaw:
+    fixed, per_item, per_element, per_square, per_volume_square = weights
+    return CostLaw(
+        fixed=fixed,
+        per_item=per_item,
+        per_element=per_element,
+        per_square=per_square,
+        per_volume_square=per_volume_square,
+        upper=upper,
+    )

@@ -153,7 +153,9 @@ class Executor:
 
     def _warm_up(self, work: WarmUpWork) -> WarmUpDone | DeviceLost:
         for count in (1, 2):
-            attempt = self._attempt(work.model, (work.example,) * count, work.padded_shape, Measurement())
+            # Measured, for what the first measurement costs once per process, but under a cell of its own.
+            warm_up_cell = (work.name, count, ())
+            attempt, _ = self._measured(warm_up_cell, work.model, (work.example,) * count, work.padded_shape)
             if isinstance(attempt, Failure):
                 if self._lost(attempt):
                     return DeviceLost(attempt.message)
