@@ -93,10 +93,10 @@ lint: $(HAS_DEV)  ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(HAS_DEV)  ## Check types: mypy on all, pyright on the core and the clients
+type: $(HAS_DEV)  ## Check types: mypy on all, basedpyright on the core and the clients
 	$(call say,Checking types)
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 imports: $(HAS_DEV)  ## Check that imports run one way
 	$(call say,Checking the direction of imports)

@@ -2,9 +2,9 @@
 
     python benchmarks/text_saturation.py --out saturation.json
 
-One run, one machine, one torch thread: rounds of (offline one by one, offline size-sorted, daemon saturated) follow each
-other so that a slow spell of the machine meets all three; the medians are compared. Then Poisson arrivals at 70 % of the
-daemon's median, latency counted from the scheduled arrival. Needs the extras server and text.
+One run, one machine, one torch thread: rounds of (offline one by one, offline size-sorted, daemon saturated) follow
+each other so that a slow spell of the machine meets all three; the medians are compared. Then Poisson arrivals at 70 %
+of the daemon's median, latency counted from the scheduled arrival. Needs the extras server and text.
 """
 
 from __future__ import annotations

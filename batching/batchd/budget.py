@@ -38,7 +38,7 @@ def budget_bytes(reading: MemoryReading, policy: BudgetPolicy) -> int | None:
     What the allocator already holds counts as available, because it is: only other processes' memory is not. None where
     neither bound is known.
     """
-    bounds = []
+    bounds: list[int] = []
     if reading.total is not None:
         bounds.append(int(policy.limit_fraction * reading.total))
     if reading.device_free is not None:

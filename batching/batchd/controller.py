@@ -313,7 +313,7 @@ class Controller:
             return Settled(impossible=(item_id,))
         if model.name not in self._models or self._models[model.name] is not model:
             return Settled(finished=self._finish(running))
-        requeued = []
+        requeued: list[ItemId] = []
         for waiting in members:
             item_id = waiting.item.id
             if item_id in self._cancelled_aboard:

@@ -31,7 +31,7 @@ def poisson_arrivals(
     rng: random.Random, rate: float, seconds: float, lengths: Iterator[int], slo_s: float
 ) -> list[Arrival]:
     """Return arrivals at `rate` per second over `seconds`, one length each."""
-    arrivals = []
+    arrivals: list[Arrival] = []
     time = rng.expovariate(rate)
     while time < seconds:
         arrivals.append(Arrival(time=time, shape=(next(lengths),), slo_s=slo_s))

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batchd_server.errors import ServingError, Unavailable
 from batchd_server.front.disconnects import ClientGone
 from batchd_server.front.error_responses import error_response
+from batchd_server.observe.logs import request_id as logged_request_id
 
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class RequestIds:
             return
         request_id = _client_id(scope) or secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        logged_request_id.set(request_id)
         started = False
 
         async def send_with_id(message: Message) -> None:

@@ -1,8 +1,9 @@
 """What a user implements to have a PyTorch model served.
 
 A model object lives twice. In the front process it is only constructed: `inputs`, `outputs`, `preprocess` and `shape`
-are used, so construction must be cheap and must not load weights. In the device process `load` is called once, then
-`collate`, `run` and `split` for every batch, all on the device thread.
+are used, so construction must be cheap and must not load weights. In the device process `load` is called once, on a
+thread of its own, so that other models are served meanwhile; then `collate`, `run` and `split` for every batch, all on
+the device thread.
 
 `batchd_server.models.padded.PaddedModel` implements all but `build` and `forward` for models that pad; derive from it
 unless you need something else.
@@ -24,10 +25,15 @@ if TYPE_CHECKING:  # a front process constructs models without importing torch
 class Model(Protocol):
     """The one protocol between batchd and a model. Constructed with the `options` table of the configuration."""
 
-    inputs: Sequence[TensorSpec]
-    """What clients send, per item."""
-    outputs: Sequence[TensorSpec]
-    """What clients get, per item."""
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What clients send, per item. A plain class attribute will do."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What clients get, per item. A plain class attribute will do."""
+        ...
 
     def preprocess(self, item: Tensors) -> Tensors:
         """Turn one client item, already checked against `inputs`, into what `collate` takes. Runs in the front.
