@@ -41,7 +41,7 @@ def error_response(
     document: dict[str, Any]
     media_type = "application/json"
     if _under(path, "/v2"):
-        document = {"error": error.message, "code": error.code, "request_id": request_id}
+        document = {"error": _with_field(error), "code": error.code, "request_id": request_id}
         if error.field is not None:
             document["field"] = error.field
         if retry_after_ms is not None:
@@ -102,6 +102,13 @@ def _retry(error: ServingError, status: int) -> tuple[dict[str, str], int | None
         milliseconds = max(1, math.ceil(seconds * 1e3))
         return {"retry-after": str(max(1, math.ceil(seconds))), "retry-after-ms": str(milliseconds)}, milliseconds
     return ({"x-should-retry": "false"} if error.code != ServingError.code else {}), None
+
+
+def _with_field(error: ServingError) -> str:
+    """The message with its field: tritonclient and kserve show a user nothing else of the answer."""
+    if error.field is None or error.field.lower() in error.message.lower():
+        return error.message
+    return f"{error.field}: {error.message}"
 
 
 def _under(path: str, prefix: str) -> bool:
