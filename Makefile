@@ -132,7 +132,7 @@ lock: $(HAS_PIP)  ## Choose the newest versions again and write both constraints
 	    | sed 's/+cpu$$//' | sort -f; } > constraints.txt.new
 	$(call make_venv,.venv-lock)
 	.venv-lock/bin/python -m pip install kserve
-	{ sed -n '/^#/p' constraints-kserve.txt; .venv-lock/bin/python -m pip freeze | sort -f; } > constraints-kserve.txt.new
+	{ sed -n '/^#/p' constraints-kserve.txt; .venv-lock/bin/python -m pip freeze --all --exclude pip | sort -f; } > constraints-kserve.txt.new
 	mv constraints.txt.new constraints.txt
 	mv constraints-kserve.txt.new constraints-kserve.txt
 	rm -rf .venv-lock

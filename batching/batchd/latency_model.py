@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from batchd.nnls import solve_nonnegative
 
@@ -34,6 +35,10 @@ class LatencyModelConfig:
     forgetting: float = 0.995
     """Weight of a sample per batch of age."""
     refit_every: int = 16
+    bend_min_samples: int = 24
+    """Samples before w4 is considered: few samples cannot tell a bend from anything else."""
+    bend_min_gain: float = 0.1
+    """Share of the squared relative error that w4 must take away to be believed."""
     eager_until: int = 32
     """Refit after every batch until this many have been seen."""
     quantile: float = 0.95
@@ -144,9 +149,15 @@ class LatencyModel:
         features = np.stack([np.ones_like(size), size, volume, volume * elements_each, volume * volume], axis=1)
         relative = features / observed[:, None]
         weights = self.config.forgetting ** (self._clock - when)
-        solution = solve_nonnegative(relative, np.ones_like(observed), weights)
-        w0, w1, w2, w3, w4 = (float(weight) for weight in solution)
-        self._weights = (w0, w1, w2, w3, w4)
+        straight = solve_nonnegative(relative[:, :4], np.ones_like(observed), weights)
+        w0, w1, w2, w3 = (float(weight) for weight in straight)
+        self._weights = (w0, w1, w2, w3, 0.0)
+        if len(samples) < self.config.bend_min_samples:
+            return
+        bent = solve_nonnegative(relative, np.ones_like(observed), weights)
+        if _loss(relative, bent, weights) < (1 - self.config.bend_min_gain) * _loss(relative[:, :4], straight, weights):
+            w0, w1, w2, w3, w4 = (float(weight) for weight in bent)
+            self._weights = (w0, w1, w2, w3, w4)
 
     def _follow_drift(self, ratio: float) -> None:
         """Note one observed/predicted ratio; on a lasting shift drop what is older than the shift."""
@@ -213,3 +224,8 @@ class LatencyModel:
         self._drift = _Drift()
         if samples:
             self._refit()
+
+
+def _loss(rows: npt.NDArray[np.float64], solution: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:
+    """Weighted squares of the relative errors."""
+    return float(weights @ (rows @ solution - 1.0) ** 2)

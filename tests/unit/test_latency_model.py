@@ -97,6 +97,29 @@ def test_a_device_that_turns_twice_as_slow_is_followed_within_twenty_batches() -
     assert errors[len(errors) // 2] <= 0.12
 
 
+def test_batches_that_outgrow_the_caches_bend_the_law_and_leave_the_fixed_cost_alone() -> None:
+    def bending(batch_size: int, elements: int) -> float:
+        volume = batch_size * elements
+        return 2.5e-3 + 1.07e-4 * volume + 1e-8 * volume**2
+
+    model = LatencyModel()
+    rng = random.Random(4)
+    for _ in range(120):
+        batch_size, elements = rng.choice([1, 2, 4, 8, 16, 32, 64]), rng.choice([8, 16, 32, 64, 128])
+        model.observe(batch_size, elements, bending(batch_size, elements) * rng.lognormvariate(0.0, 0.03))
+    assert model.coefficients is not None
+    assert model.coefficients[0] == pytest.approx(2.5e-3, rel=0.2)
+    assert model.coefficients[4] == pytest.approx(1e-8, rel=0.3)
+
+
+def test_a_law_that_is_straight_is_not_bent_by_few_samples() -> None:
+    model = LatencyModel()
+    for batch_size in (1, 2, 4):
+        model.observe(batch_size, 8, 0.01)
+    assert model.coefficients is not None
+    assert model.coefficients[4] == 0.0
+
+
 def test_a_clock_that_stood_still_teaches_nothing() -> None:
     model = LatencyModel()
     model.observe(1, 8, 0.0)

@@ -116,5 +116,11 @@ def test_every_dependency_is_pinned() -> None:
     assert names - pinned == set()
 
 
+def test_the_library_says_the_version_that_is_packaged() -> None:
+    import batchd
+
+    assert batchd.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
