@@ -95,7 +95,7 @@ def statistics(
 
 def test_the_difference_of_statistics_tells_the_mean_batch_of_the_run() -> None:
     counted = difference(
-        statistics(100, 50, (100, 10**9), 20, (4.0, 50)), statistics(500, 100, (500, 5 * 10**9), 23, (9.0, 100))
+        statistics(100, 50, (100, 10**9), 20, (40.0, 500.0)), statistics(500, 100, (500, 5 * 10**9), 23, (90.0, 950.0))
     )
     assert counted is not None
     assert counted.mean_batch_size == 8.0
@@ -115,13 +115,12 @@ def test_statistics_that_are_missing_or_were_reset_give_nothing(before: Reading 
 
 def test_the_padding_of_one_model_is_found_among_the_metrics() -> None:
     metrics = (
-        "# TYPE batchd_batch_padding_ratio histogram\n"
-        'batchd_batch_padding_ratio_bucket{le="0.1",model="m"} 7.0\n'
-        'batchd_batch_padding_ratio_count{model="m"} 8.0\n'
-        'batchd_batch_padding_ratio_sum{model="m"} 0.5\n'
-        'batchd_batch_padding_ratio_count{model="m2"} 3.0\n'
+        "# TYPE batchd_batch_elements_total counter\n"
+        'batchd_batch_elements_total{kind="data",model="m"} 80.0\n'
+        'batchd_batch_elements_total{kind="padding",model="m"} 5.0\n'
+        'batchd_batch_elements_total{kind="padding",model="m2"} 3.0\n'
     )
-    assert parse_padding(metrics, "m") == (0.5, 8.0)
+    assert parse_padding(metrics, "m") == (5.0, 80.0)
     assert parse_padding(metrics, "m2") is None
     assert parse_padding("", "m") is None
 

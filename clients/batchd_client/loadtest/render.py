@@ -99,7 +99,7 @@ def _batch_lines(report: LoadReport) -> Iterable[str]:
             f"mean {counted.mean_batch_size:.2f} (warm-up and other clients included)"
         )
         if counted.padding_ratio is not None:
-            yield f"padding waste: {counted.padding_ratio:.1%}, the mean over those batches"
+            yield f"padding waste: {counted.padding_ratio:.1%} of all elements"
     if report.batches.mean_size is not None:
         sizes = ", ".join(f"{size}: {count}" for size, count in report.batches.sizes.items())
         yield f"batch size as requests saw it: mean {report.batches.mean_size:.2f} ({sizes})"

@@ -24,7 +24,7 @@ class ServerStatistics:
     batch_sizes: Mapping[int, int]
     """Executions by batch size."""
     padding_ratio: float | None = None
-    """Mean over the batches of padded elements that carry no data; None where the server does not tell."""
+    """Padded elements that carry no data over all elements; None where the server does not tell."""
 
     @property
     def mean_batch_size(self) -> float | None:
@@ -48,14 +48,14 @@ class Reading:
     """The counters at one moment."""
 
     statistics: Any  # the answer of `/v2/models/M/stats`
-    padding: tuple[float, float] | None = None  # sum and count of the batches' padding ratios
+    padding: tuple[float, float] | None = None  # elements launched: that are padding, that carry data
 
 
 def parse_padding(metrics: str, model: str) -> tuple[float, float] | None:
-    """Find the sum and the count of a model's padding ratios in the text of `/metrics`."""
-    pattern = rf'^batchd_batch_padding_ratio_(sum|count)\{{(?:[^}}]*,)?model="{re.escape(model)}"[^}}]*\}} (\S+)$'
-    found = {name: float(value) for name, value in re.findall(pattern, metrics, re.MULTILINE)}
-    return (found["sum"], found["count"]) if len(found) == 2 else None
+    """Find how many elements of a model were padding, and carried data, in the text of `/metrics`."""
+    pattern = rf'^batchd_batch_elements_total\{{kind="(padding|data)",model="{re.escape(model)}"\}} (\S+)$'
+    found = {kind: float(value) for kind, value in re.findall(pattern, metrics, re.MULTILINE)}
+    return (found["padding"], found["data"]) if len(found) == 2 else None
 
 
 def difference(before: Reading | None, after: Reading | None) -> ServerStatistics | None:
@@ -83,9 +83,10 @@ def difference(before: Reading | None, after: Reading | None) -> ServerStatistic
 
 
 def _padding(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
-    if before is None or after is None or after[1] <= before[1]:
+    if before is None or after is None:
         return None
-    return (after[0] - before[0]) / (after[1] - before[1])
+    padding, data = after[0] - before[0], after[1] - before[1]
+    return padding / (padding + data) if padding >= 0 and data > 0 else None
 
 
 def _model(answer: Any) -> dict[str, Any] | None:

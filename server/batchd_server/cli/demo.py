@@ -18,7 +18,7 @@ from rich.console import Console
 from batchd_client import BatchdError
 from batchd_client.loadtest import LoadReport, run_precisely
 from batchd_server.cli.child_daemon import DaemonFailed, child_daemon
-from batchd_server.cli.demo_readings import mean_padding, read_daemon
+from batchd_server.cli.demo_readings import padding_waste, read_daemon
 from batchd_server.cli.demo_report import Findings, Phase, print_report
 from batchd_server.cli.demo_traffic import MODEL, USERS, Line, Traffic, encode_lines, read_lines
 from batchd_server.models.digit_lines.scans import scan_lines
@@ -102,7 +102,7 @@ async def _measure(console: Console, url: str, lines: Sequence[Line], seconds: f
     async def take(name: str, run: Awaitable[LoadReport]) -> LoadReport:
         report = await run
         looks.append(read_daemon(url))
-        phases.append(Phase(name=name, report=report, padding=mean_padding(looks[-2], looks[-1])))
+        phases.append(Phase(name=name, report=report, padding=padding_waste(looks[-2], looks[-1])))
         return report
 
     capacity = (await take(f"{USERS} users, no pause", traffic.saturate(CAPACITY_S))).completed_rate
@@ -126,7 +126,7 @@ async def _measure(console: Console, url: str, lines: Sequence[Line], seconds: f
         accuracy=accuracy,
         readings=looks[-1],
         slo_s=slo_s,
-        padding=mean_padding(looks[0], looks[-1]),
+        padding=padding_waste(looks[0], looks[-1]),
     )
 
 

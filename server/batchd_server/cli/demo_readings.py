@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 KIB = 1024
+ELEMENTS = "batchd_batch_elements_total"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,8 @@ class ProcessMemory:
 class Readings:
     """One look at the daemon."""
 
-    metrics: Mapping[str, float]  # summed over labels other than the model's
+    metrics: Mapping[str, float]  # by name, summed over labels
+    elements: Mapping[str, float]  # launched so far, by kind: "data" or "padding"
     status: Mapping[str, Any]
     processes: tuple[ProcessMemory, ...]
 
@@ -46,30 +48,27 @@ def read_daemon(url: str) -> Readings:
     with httpx.Client(base_url=url, timeout=10.0, trust_env=False) as client:
         metrics = client.get("/metrics").raise_for_status().text
         status = client.get("/v1/status").raise_for_status().json()
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
     device_pid = (status.get("device") or {}).get("pid")
     pids = [("device process", device_pid), *(("front process", front.get("pid")) for front in status["fronts"])]
     return Readings(
-        metrics=_sums(metrics),
+        metrics=_sums((sample.name, sample.value) for sample in samples),
+        elements=_sums((sample.labels["kind"], sample.value) for sample in samples if sample.name == ELEMENTS),
         status=status,
         processes=tuple(_process(role, pid) for role, pid in pids if isinstance(pid, int)),
     )
 
 
-def mean_padding(before: Readings, after: Readings) -> float | None:
-    """Return the mean padding waste of the batches that ran between two looks; None where none did."""
-    total, count = (
-        after.metrics.get(name, 0.0) - before.metrics.get(name, 0.0)
-        for name in ("batchd_batch_padding_ratio_sum", "batchd_batch_padding_ratio_count")
-    )
-    return total / count if count > 0 else None
+def padding_waste(before: Readings, after: Readings) -> float | None:
+    """Return the share of padding in all elements that ran between two looks; None where none did."""
+    padding, data = (after.elements.get(kind, 0.0) - before.elements.get(kind, 0.0) for kind in ("padding", "data"))
+    return padding / (padding + data) if padding + data > 0 else None
 
 
-def _sums(text: str) -> dict[str, float]:
+def _sums(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
     sums: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if not sample.name.endswith("_bucket"):
-                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    for name, value in pairs:
+        sums[name] = sums.get(name, 0.0) + value
     return sums
 
 

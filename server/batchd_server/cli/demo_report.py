@@ -165,7 +165,7 @@ def _facts(findings: Findings) -> Table:
         f"{accuracy.of_digits:.1%} of {accuracy.digits:,} handwritten digits read rightly "
         f"({accuracy.right_lines} of {accuracy.lines} whole lines)",
     )
-    table.add_row("padding waste", f"{_percent(findings.padding)} of a batch were padding, on average over all batches")
+    table.add_row("padding waste", f"{_percent(findings.padding)} of all elements were padding")
     table.add_row("latency", "counts from when a request was due, not from when it could be sent")
     table.add_row("device", _device(findings.readings))
     for name, text in _memory(findings.readings):

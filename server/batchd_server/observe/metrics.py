@@ -52,6 +52,7 @@ class BatchMetrics:
         self.wait = histogram("batch_wait_seconds", "Wait of a batch's oldest item.", latency)
         self.execution = histogram("batch_execution_seconds", "Collation to outputs on the host.", latency)
         self.padding = histogram("batch_padding_ratio", "Padded elements that carry no data.", buckets.RATIO)
+        self.elements = counter("batch_elements", "Elements launched, by whether they carry data.", ["model", "kind"])
         self.failures = counter("batch_failures", "Batches in which the model raised.", ["model"])
         self.latency_error = histogram(
             "latency_model_prediction_error_seconds", "Predicted less measured.", buckets.ERROR_S
