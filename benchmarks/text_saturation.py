@@ -23,7 +23,7 @@ from batchd.ladder import Multiples
 from batchd_client import encode_infer
 from batchd_client.loadtest import ClosedLoad, OpenLoad, Payload, Target, run_closed_loop, run_open_loop
 from batchd_server.cli.child_daemon import child_daemon
-from batchd_server.models.offline import measure_offline
+from batchd_server.models.offline import Way, measure_offline
 from batchd_server.models.text_encoder import TextEncoder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -82,9 +82,15 @@ def main() -> None:
             load = ClosedLoad(concurrency=arguments.concurrency, count=arguments.count, warmup_s=3.0)
             for number in range(arguments.rounds):
                 for result in measure_offline(
-                    model, items, ladder=Multiples(1), budget=512, repeats=1, device=torch.device("cpu")
+                    model,
+                    items,
+                    ladder=Multiples(1),
+                    budget=512,
+                    repeats=1,
+                    device=torch.device("cpu"),
+                    ways=[Way.ONE_BY_ONE, Way.SIZE_SORTED],
                 ):
-                    offline.setdefault(result.name, []).append(result.items_per_s)
+                    offline.setdefault(result.way, []).append(result.items_per_s)
                 report = run_closed_loop(target, patient, load, model="text-encoder")
                 saturated.append(report.completed_rate)
                 print(f"round {number + 1}: daemon {saturated[-1]:.1f}/s, outcomes {dict(report.outcomes)}", flush=True)
@@ -94,7 +100,7 @@ def main() -> None:
             report = run_open_loop(
                 target, payloads(texts, deadline_s=None), open_load, slo_s=SLO_S, model="text-encoder"
             )
-    best = statistics.median(offline["size-sorted, 512"])
+    best = statistics.median(offline[Way.SIZE_SORTED])
     found = {
         "texts": arguments.count,
         "offline_per_s": {name: statistics.median(runs) for name, runs in offline.items()},

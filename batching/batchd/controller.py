@@ -14,7 +14,7 @@ from batchd.admission import Forecast, admit
 from batchd.budget import BudgetPolicy, MemoryReading, budget_bytes, headroom_bytes
 from batchd.decision import Admission, Admitted, Decision, Expire, RefusalReason, Refused, ReleaseReason, RunBatch, Wait
 from batchd.formation import Formed, form_batch
-from batchd.item import BatchId, Item, ItemId, num_elements
+from batchd.item import BatchId, Item, ItemId, Shape, num_elements
 from batchd.lifecycle import Event, State, advance
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
 from batchd.policy import ModelPolicy
@@ -96,6 +96,14 @@ class Controller:
         for item_id in dropped:
             self._leave(item_id, Event.UNLOAD)
         return dropped
+
+    def calibrate(self, name: str, batch_size: int, shape: Shape, seconds: float) -> None:
+        """Learn from a batch of `batch_size` equal items that was run for measuring alone, before any traffic.
+
+        Raises:
+            KeyError: the model is not served.
+        """
+        self._models[name].calibrate(batch_size, num_elements(shape), seconds)
 
     def state_dict(self, name: str) -> dict[str, Any]:
         """Return what has been learned about a model, as JSON-able values."""
@@ -266,7 +274,7 @@ class Controller:
         if self._draining:
             return now, ReleaseReason.DRAIN
         oldest = min(waiting.item.arrived for waiting in formed.members)
-        elements = num_elements(formed.padded_shape(model.policy.pad_to))
+        elements = num_elements(model.policy.padded(formed.largest()))
         upper = model.law.upper * model.law.batch_cost(len(formed.members), elements)
         latest_start = min(waiting.item.deadline for waiting in formed.members) - upper
         return release_at(model.policy, formed, oldest, latest_start, now)
@@ -275,7 +283,7 @@ class Controller:
         for waiting in formed.members:
             model.room.remove(waiting.item.id)
             self._states[waiting.item.id] = advance(self._states[waiting.item.id], Event.LAUNCH)
-        padded_shape = formed.padded_shape(model.policy.pad_to)
+        padded_shape = model.policy.padded(formed.largest())
         elements = num_elements(padded_shape)
         size = len(formed.members)
         batch_id = BatchId(self._next_batch)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 from batchd.decision import ReleaseReason
 from batchd.item import Shape
-from batchd.policy import PadTo
 from batchd.waiting_room import Group, Waiting, WaitingRoom
 
 UNBOUNDED = 1 << 30
@@ -72,14 +71,9 @@ class Formed:
     members: tuple[Waiting, ...]
     limited_by: ReleaseReason | None  # what kept it from growing; None = nothing but the queue and the gain
 
-    def padded_shape(self, pad_to: PadTo) -> Shape:
-        """Return the smallest shape that holds every member, or every member's rung."""
-        match pad_to:
-            case PadTo.LONGEST:
-                shapes = [waiting.item.shape for waiting in self.members]
-            case PadTo.RUNG:
-                shapes = [waiting.padded_shape for waiting in self.members]
-        return tuple(max(1, *sizes) for sizes in zip(*shapes, strict=True))
+    def largest(self) -> Shape:
+        """Return the smallest shape that holds every member."""
+        return tuple(map(max, zip(*(waiting.item.shape for waiting in self.members), strict=True)))
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from batchd.item import Shape
 from batchd.ladder import Ladder, Multiples
 
 
@@ -47,6 +48,10 @@ class ModelPolicy:
     ladder: Ladder = field(default_factory=Multiples)
     """Items are grouped by the rung that holds them."""
     pad_to: PadTo = PadTo.LONGEST
+
+    def padded(self, shape: Shape) -> Shape:
+        """Return what a batch is padded to whose largest item has `shape`."""
+        return self.ladder.padded(shape) if self.pad_to is PadTo.RUNG else tuple(max(1, size) for size in shape)
 
     def __post_init__(self) -> None:
         positive = {

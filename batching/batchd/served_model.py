@@ -81,10 +81,7 @@ class ServedModel:
 
     def learn(self, members: tuple[Waiting, ...], elements: int, seconds: float, left_waiting: int) -> None:
         """Correct the cost models after a batch of items of `elements` padded elements that paid no one-off costs."""
-        self.latency.observe(len(members), elements, seconds)
-        weights = self.latency.coefficients
-        if weights is not None:
-            self.law = _law(weights, self.latency.upper_factor())
+        self._observe(len(members), elements, seconds)
         own_costs = sum(self.law.item_cost(num_elements(waiting.item.shape)) for waiting in members)
         if own_costs > 0:
             self.efficiency += 0.05 * (min(1.0, own_costs / seconds) - self.efficiency)
@@ -92,6 +89,17 @@ class ServedModel:
             self.padding_factor += 0.1 * (factor - self.padding_factor)
         if left_waiting:
             self.backlog_batch_size += 0.1 * (len(members) - self.backlog_batch_size)
+
+    def calibrate(self, batch_size: int, elements: int, seconds: float) -> None:
+        """Take a measurement made outside traffic."""
+        self.memory.observe(batch_size, elements, None)
+        self._observe(batch_size, elements, seconds)
+
+    def _observe(self, batch_size: int, elements: int, seconds: float) -> None:
+        self.latency.observe(batch_size, elements, seconds)
+        weights = self.latency.coefficients
+        if weights is not None:
+            self.law = _law(weights, self.latency.upper_factor())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been learned, as JSON-able values."""

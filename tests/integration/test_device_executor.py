@@ -24,6 +24,7 @@ from batchd_server.device.work import (
     BatchWork,
     DeviceLost,
     Done,
+    Example,
     ReleaseDone,
     ReleaseWork,
     WarmUpDone,
@@ -204,14 +205,17 @@ def test_warm_up_runs_the_network_and_reports_what_is_wrong(rigs: Rigs) -> None:
     broken = Net(raise_on(0, lambda: TypeError("not for zeros")))
     fine = Net(lambda x: sizes.append(len(x)) or x)  # type: ignore[func-returns-value]
     results = []
+    calibrations = []
     for model in (fine, broken):
-        example = {"x": np.zeros(3, np.float32)}
-        rig.executor.submit(WarmUpWork(name="net", model=model, example=example, padded_shape=(8,)))
+        example = Example({"x": np.zeros(3, np.float32)}, (8,))
+        rig.executor.submit(WarmUpWork(name="net", model=model, examples=(example,)))
         done = rig.done.get(timeout=30)
         assert isinstance(done, WarmUpDone)
         results.append(done.failure)
+        calibrations.append([(run.batch_size, run.shape) for run in done.calibration])
     assert results == [None, Failure(FailureKind.MODEL, "TypeError: not for zeros")]
-    assert sizes == [1, 2]
+    assert sizes == [1, 2, 1, 1, 4, 4], "proves that it works, then times what is warm"
+    assert calibrations == [[(1, (8,)), (4, (8,))], []]
     assert (rig.executor.resident() or 0) > 0
 
 

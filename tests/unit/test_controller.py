@@ -224,6 +224,17 @@ def test_the_snapshot_tells_how_things_stand() -> None:
     assert snapshot.headroom_bytes == (850 - 64 - 100) * 2**20
 
 
+def test_calibration_makes_the_first_batch_foreseeable() -> None:
+    made = controller()
+    for size, length in ((1, 8), (4, 8), (1, 64), (4, 64), (1, 256), (4, 256)):
+        made.calibrate("m", size, (length,), 2e-3 + size * length * 1e-3)
+    for number in range(8):
+        made.offer(item(number, 32), 0.0)
+    batch = launched(made, 0.0)
+    assert len(batch.items) == 8, "the batch may be as large as what was shown to run, times the growth"
+    assert batch.predicted_s == pytest.approx(2e-3 + 8 * 32e-3, rel=0.05)
+
+
 def test_what_was_learned_survives_a_restart() -> None:
     made, fresh = taught(), controller()
     fresh.load_state_dict("m", made.state_dict("m"))

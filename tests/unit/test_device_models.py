@@ -18,7 +18,7 @@ from batchd_server.device.learned_state import LearnedState
 from batchd_server.device.model_lifecycle import ModelLifecycle
 from batchd_server.device.repository import Caller, Repository
 from batchd_server.device.serving import Serving
-from batchd_server.device.warmup import example_item
+from batchd_server.device.warmup import example_items
 from batchd_server.device.work import Loaded, LoadFailed, ReleaseDone, ReleaseWork, WarmUpDone, WarmUpWork, Work
 from batchd_server.errors import NotFound, ServingError, Unavailable
 from batchd_server.models.protocol import Model
@@ -77,7 +77,11 @@ class Rig:
 def loaded(name: str, example: Mapping[str, Any] | None = None) -> Loaded:
     given = {"pixels": np.zeros((8, 30), np.float32)} if example is None else example
     return Loaded(
-        name=name, model=cast("Model", Wide()), policy=ModelPolicy(), example=given or None, resident_bytes=10
+        name=name,
+        model=cast("Model", Wide()),
+        policy=ModelPolicy(),
+        examples=(given,) if given else (),
+        resident_bytes=10,
     )
 
 
@@ -92,7 +96,7 @@ def test_ready_only_after_a_forward_of_every_wanted_model() -> None:
     rig.lifecycle.loaded(loaded("b"))
     (work,) = rig.submitted
     assert isinstance(work, WarmUpWork)
-    assert work.padded_shape == (32,)
+    assert [example.padded_shape for example in work.examples] == [(30,)]
     assert rig.state("b") == "LOADING", "weights alone do not make it ready"
     rig.lifecycle.warmed_up(WarmUpDone(work=work, failure=None))
     assert rig.repository.ready
@@ -182,9 +186,8 @@ def test_what_was_learned_is_taken_up_again(tmp_path: Path) -> None:
 
 
 def test_an_example_grows_until_the_model_takes_it() -> None:
-    item = example_item(cast("Model", Wide()))
-    assert item is not None
-    assert item["pixels"].shape == (8, 32)
+    items = example_items(cast("Model", Wide()))
+    assert [item["pixels"].shape for item in items] == [(8, 32), (8, 128), (8, 256)], "and then come larger ones"
 
 
 def test_a_model_that_takes_nothing_has_no_example() -> None:
@@ -192,7 +195,7 @@ def test_a_model_that_takes_nothing_has_no_example() -> None:
         def preprocess(self, item: Tensors) -> Tensors:
             raise ValueError("never")
 
-    assert example_item(cast("Model", Picky())) is None
+    assert example_items(cast("Model", Picky())) == ()
 
 
 def test_alternatives_are_tried_one_by_one_and_text_is_text() -> None:
@@ -210,9 +213,8 @@ def test_alternatives_are_tried_one_by_one_and_text_is_text() -> None:
         def shape(self, item: Tensors) -> Shape:
             return item["ids"].shape
 
-    item = example_item(cast("Model", Text()))
-    assert item is not None
-    assert item["ids"].shape == (4,)
+    (item,) = example_items(cast("Model", Text()))
+    assert item["ids"].shape == (4,), "the limit of the input is kept, and no size is tried twice"
 
 
 def test_a_model_may_bring_its_own_example() -> None:
@@ -220,6 +222,5 @@ def test_a_model_may_bring_its_own_example() -> None:
         def example(self, size: int) -> Tensors:
             return {"pixels": np.zeros((8, size), np.float32)}
 
-    item = example_item(cast("Model", Own()))
-    assert item is not None
-    assert item["pixels"].shape == (8, 8)
+    small, *_ = example_items(cast("Model", Own()))
+    assert small["pixels"].shape == (8, 8)

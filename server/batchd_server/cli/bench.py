@@ -135,7 +135,7 @@ def _print_table(conditions: dict[str, Any], results: list[OfflineResult]) -> No
     table = Table("batches", "items/s", "batches run", "padding", "outside the network")
     for result in results:
         table.add_row(
-            result.name,
+            result.way,
             f"{result.items_per_s:.1f}",
             str(result.num_batches),
             f"{result.padding_ratio:.1%}",

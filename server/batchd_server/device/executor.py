@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import assert_never
 
 import torch
@@ -22,6 +23,7 @@ from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter
 from batchd_server.device.work import (
     BatchDone,
     BatchWork,
+    CalibrationRun,
     DeviceLost,
     Done,
     ReleaseDone,
@@ -37,6 +39,8 @@ from batchd_server.models.spec import Tensors
 log = logging.getLogger(__name__)
 
 RESIDENT_INTERVAL_S = 0.25
+CALIBRATION_S = 2.0
+CALIBRATION_BATCHES = (1, 4)
 
 
 class Executor:
@@ -152,16 +156,36 @@ class Executor:
         return attempt[0][0]
 
     def _warm_up(self, work: WarmUpWork) -> WarmUpDone | DeviceLost:
+        first, *_ = work.examples
         for count in (1, 2):
             # Measured, for what the first measurement costs once per process, but under a cell of its own.
-            warm_up_cell = (work.name, count, ())
-            attempt, _ = self._measured(warm_up_cell, work.model, (work.example,) * count, work.padded_shape)
+            cell = (work.name, count, ())
+            attempt, _ = self._measured(cell, work.model, (first.item,) * count, first.padded_shape)
             if isinstance(attempt, Failure):
                 if self._lost(attempt):
                     return DeviceLost(attempt.message)
                 self._release()
                 return WarmUpDone(work=work, failure=attempt)
-        return WarmUpDone(work=work, failure=None)
+        return self._calibrate(work)
+
+    def _calibrate(self, work: WarmUpWork) -> WarmUpDone | DeviceLost:
+        """Time small batches of every example, the second run of each, while that takes no longer than is polite."""
+        runs: list[CalibrationRun] = []
+        give_up = time.monotonic() + CALIBRATION_S
+        for example, count in product(work.examples, CALIBRATION_BATCHES):
+            for warm in (False, True):
+                if time.monotonic() > give_up:
+                    return WarmUpDone(work=work, failure=None, calibration=tuple(runs))
+                attempt = self._attempt(work.model, (example.item,) * count, example.padded_shape, Measurement())
+                if isinstance(attempt, Failure):  # larger than the device or the model takes: traffic will tell
+                    if self._lost(attempt):
+                        return DeviceLost(attempt.message)
+                    self._release()
+                    return WarmUpDone(work=work, failure=None, calibration=tuple(runs))
+                if warm:
+                    seconds = attempt[1].total_s
+                    runs.append(CalibrationRun(batch_size=count, shape=example.padded_shape, seconds=seconds))
+        return WarmUpDone(work=work, failure=None, calibration=tuple(runs))
 
     def _measured(
         self, cell: Cell, model: Model, items: Sequence[Tensors], padded_shape: Shape

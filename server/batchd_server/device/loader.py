@@ -13,7 +13,7 @@ from batchd_server.config.policies import model_policy
 from batchd_server.config.settings import Settings
 from batchd_server.device.failures import describe
 from batchd_server.device.memory.ledger import tensors_in
-from batchd_server.device.warmup import example_item
+from batchd_server.device.warmup import example_items
 from batchd_server.device.work import Loaded, LoadFailed
 from batchd_server.models.loading import ModelLoadError, construct
 from batchd_server.models.protocol import Model
@@ -74,7 +74,7 @@ class Loader:
             name=name,
             model=model,
             policy=policy,
-            example=example_item(model),
+            examples=example_items(model),
             resident_bytes=resident_bytes(model),
         )
 

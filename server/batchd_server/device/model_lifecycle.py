@@ -6,14 +6,24 @@ Runs on the engine's thread; the slow parts run on the loader's and the executor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from batchd.controller import Controller
 from batchd_server.device.learned_state import LearnedState
 from batchd_server.device.repository import Caller, Entry, Repository
 from batchd_server.device.serving import Serving
-from batchd_server.device.work import Loaded, LoadFailed, ReleaseDone, ReleaseWork, WarmUpDone, WarmUpWork, Work
+from batchd_server.device.work import (
+    CalibrationRun,
+    Example,
+    Loaded,
+    LoadFailed,
+    ReleaseDone,
+    ReleaseWork,
+    WarmUpDone,
+    WarmUpWork,
+    Work,
+)
 from batchd_server.errors import ModelFailed, NotFound, ServingError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -99,20 +109,15 @@ class ModelLifecycle:
             return
         entry = self._repository[event.name]
         entry.loaded = event
-        if event.example is None:
+        if not event.examples:
             log.warning(
                 "model %s takes none of the examples tried and is not warmed up; give it `example(size)`", event.name
             )
-            self._open(entry, event)
+            self._open(entry, event, ())
             return
-        self._submit(
-            WarmUpWork(
-                name=event.name,
-                model=event.model,
-                example=event.example,
-                padded_shape=event.policy.ladder.padded(event.model.shape(event.example)),
-            )
-        )
+        padded = [event.policy.padded(event.model.shape(item)) for item in event.examples]
+        examples = tuple(Example(item, shape) for item, shape in zip(event.examples, padded, strict=True))
+        self._submit(WarmUpWork(name=event.name, model=event.model, examples=examples))
 
     def warmed_up(self, done: WarmUpDone) -> None:
         """The first forwards of a model have run."""
@@ -122,7 +127,7 @@ class ModelLifecycle:
             return
         entry = self._repository[name]
         assert entry.loaded is not None, "a model was warmed up that is not loaded"
-        self._open(entry, entry.loaded)
+        self._open(entry, entry.loaded, done.calibration)
 
     def released(self, done: ReleaseDone) -> None:
         """An unloaded model's memory has been given back."""
@@ -146,8 +151,10 @@ class ModelLifecycle:
         self._repository.move(name, "LOADING")
         self._load(name)
 
-    def _open(self, entry: Entry, loaded: Loaded) -> None:
+    def _open(self, entry: Entry, loaded: Loaded, calibration: Sequence[CalibrationRun]) -> None:
         self._controller.add_model(entry.name, loaded.policy)
+        for run in calibration:
+            self._controller.calibrate(entry.name, run.batch_size, run.shape, run.seconds)
         state = self._learned.load(entry.name, self._circumstances[entry.name])
         if state is not None:
             try:

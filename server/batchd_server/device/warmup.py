@@ -1,11 +1,12 @@
-"""Makes one small item of a model, out of what the model says that it takes.
+"""Makes items of a model to warm it up with, out of what the model says that it takes.
 
 A model may offer `example(size) -> Tensors`, a preprocessed item whose variable axes are about `size` long; otherwise
-zeros of small sizes are tried until `preprocess` takes one.
+zeros are tried, and `preprocess` says whether they are taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,9 @@ from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Array, Tensors, TensorSpec
 
 SIZES = (8, 16, 32, 64, 4, 1)
+"""Tried in turn until one is taken: that the model works at all."""
+CALIBRATION_SIZES = (32, 128, 256)
+"""Tried each: what larger items cost, so that the latency model is not blind at first."""
 
 
 @runtime_checkable
@@ -25,15 +29,27 @@ class OffersExample(Protocol):
         ...
 
 
-def example_item(model: Model) -> Tensors | None:
-    """Return a small preprocessed item, or None where the model takes none of those that were tried."""
+def example_items(model: Model) -> tuple[Tensors, ...]:
+    """Return preprocessed items of different sizes, a small one first; none where the model takes none of them."""
+    small = _example(model, SIZES)
+    if small is None:
+        return ()
+    examples = {model.shape(small): small}
+    for size in CALIBRATION_SIZES:
+        larger = _example(model, (size,))
+        if larger is not None:
+            examples.setdefault(model.shape(larger), larger)
+    return tuple(examples.values())
+
+
+def _example(model: Model, sizes: Sequence[int]) -> Tensors | None:
     if isinstance(model, OffersExample):
-        return model.example(SIZES[0])
+        return model.example(sizes[0])
     # Optional inputs are left out first: several may be alternatives to one another.
     required = [spec for spec in model.inputs if not spec.optional]
     candidates = [required] if required else [[spec] for spec in model.inputs]
     for specs in candidates:
-        for size in SIZES:
+        for size in sizes:
             try:
                 item = model.preprocess({spec.name: _zeros(spec, size) for spec in specs})
                 model.shape(item)

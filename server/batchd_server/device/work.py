@@ -24,14 +24,24 @@ class BatchWork:
     padded_shape: Shape
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A preprocessed item to warm a model up with, and what it is padded to."""
+
+    item: Tensors
+    padded_shape: Shape
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpWork:
-    """Run one example of a freshly loaded model, alone and as a pair, so that ready means it works."""
+    """Run examples of a freshly loaded model, so that ready means it works, and its costs are not unknown.
+
+    The first one must succeed.
+    """
 
     name: str
     model: Model
-    example: Tensors
-    padded_shape: Shape
+    examples: tuple[Example, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +81,21 @@ class BatchDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRun:
+    """A timed run of identical examples."""
+
+    batch_size: int
+    shape: Shape
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpDone:
     """A warm-up is over; `failure` is None where it worked."""
 
     work: WarmUpWork
     failure: Failure | None
+    calibration: tuple[CalibrationRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +114,12 @@ class DeviceLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model with its weights on the device. `example` is None where none could be made."""
+    """A model with its weights on the device. `examples` is empty where none could be made."""
 
     name: str
     model: Model
     policy: ModelPolicy
-    example: Tensors | None
+    examples: tuple[Tensors, ...]
     resident_bytes: int | None  # in the model's own tensors; None where none were found
 
 

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 import torch
@@ -22,11 +23,20 @@ from batchd_server.models.spec import Tensors
 Batches: TypeAlias = list[list[Tensors]]
 
 
+class Way(StrEnum):
+    """How the items are put into batches."""
+
+    ONE_BY_ONE = "one by one"
+    FIRST_COME_8 = "first come, 8"
+    FIRST_COME_32 = "first come, 32"
+    SIZE_SORTED = "size-sorted"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineResult:
     """One way to batch, measured. Medians over the repeats."""
 
-    name: str
+    way: Way
     items_per_s: float
     seconds: float  # for all items
     outside_network: float  # share of the seconds spent in collate and split
@@ -38,46 +48,60 @@ class OfflineResult:
 class _Plan:
     """Batches with their padded shapes."""
 
-    name: str
+    way: Way
     batches: list[tuple[list[Tensors], Shape]]
     padding_ratio: float
 
 
 def measure_offline(
-    model: Model, items: Sequence[Tensors], *, ladder: Ladder, budget: int, repeats: int, device: torch.device
+    model: Model,
+    items: Sequence[Tensors],
+    *,
+    ladder: Ladder,
+    budget: int,
+    repeats: int,
+    device: torch.device,
+    ways: Sequence[Way] = tuple(Way),
 ) -> list[OfflineResult]:
-    """Measure one by one, first-come batches of 8 and of 32, and size-sorted batches of `budget` padded elements.
+    """Measure each of `ways`; size-sorted batches are as large as `budget` padded elements allow.
 
     `model` is loaded, `items` are preprocessed. Every plan runs once unmeasured, and the repeats go round all plans, so
     that a slow spell of the machine meets all of them.
     """
-    plans = [
-        _plan("one by one", model, fixed_batches(items, 1), ladder),
-        _plan("first come, 8", model, fixed_batches(items, 8), ladder),
-        _plan("first come, 32", model, fixed_batches(items, 32), ladder),
-        _plan(f"size-sorted, {budget}", model, sorted_batches(model, items, budget, ladder), ladder),
-    ]
-    runs: dict[str, list[tuple[float, float]]] = {plan.name: [] for plan in plans}
+    plans = [_plan(way, model, _batches(way, model, items, budget, ladder), ladder) for way in ways]
+    runs: dict[Way, list[tuple[float, float]]] = {plan.way: [] for plan in plans}
     with torch.inference_mode():
         for plan in plans:
             _run(model, plan, device)
         for _ in range(repeats):
             for plan in plans:
-                runs[plan.name].append(_run(model, plan, device))
+                runs[plan.way].append(_run(model, plan, device))
     results = []
     for plan in plans:
-        seconds = statistics.median(total for total, _ in runs[plan.name])
+        seconds = statistics.median(total for total, _ in runs[plan.way])
         results.append(
             OfflineResult(
-                name=plan.name,
+                way=plan.way,
                 items_per_s=len(items) / seconds,
                 seconds=seconds,
-                outside_network=statistics.median(1 - network / total for total, network in runs[plan.name]),
+                outside_network=statistics.median(1 - network / total for total, network in runs[plan.way]),
                 num_batches=len(plan.batches),
                 padding_ratio=plan.padding_ratio,
             )
         )
     return results
+
+
+def _batches(way: Way, model: Model, items: Sequence[Tensors], budget: int, ladder: Ladder) -> Batches:
+    match way:
+        case Way.ONE_BY_ONE:
+            return fixed_batches(items, 1)
+        case Way.FIRST_COME_8:
+            return fixed_batches(items, 8)
+        case Way.FIRST_COME_32:
+            return fixed_batches(items, 32)
+        case Way.SIZE_SORTED:
+            return sorted_batches(model, items, budget, ladder)
 
 
 def fixed_batches(items: Sequence[Tensors], size: int) -> Batches:
@@ -103,11 +127,11 @@ def _padded(model: Model, items: Sequence[Tensors], ladder: Ladder) -> Shape:
     return ladder.padded(largest)
 
 
-def _plan(name: str, model: Model, batches: Batches, ladder: Ladder) -> _Plan:
+def _plan(way: Way, model: Model, batches: Batches, ladder: Ladder) -> _Plan:
     shaped = [(batch, _padded(model, batch, ladder)) for batch in batches]
     own = sum(num_elements(model.shape(item)) for batch in batches for item in batch)
     padded = sum(num_elements(shape) * len(batch) for batch, shape in shaped)
-    return _Plan(name=name, batches=shaped, padding_ratio=1 - own / padded)
+    return _Plan(way=way, batches=shaped, padding_ratio=1 - own / padded)
 
 
 def _run(model: Model, plan: _Plan, device: torch.device) -> tuple[float, float]:

@@ -89,6 +89,10 @@ class TextEncoder:
         """Return the tokens of a preprocessed item, special tokens included."""
         return len(item["input_ids"])
 
+    def example(self, size: int) -> Tensors:
+        """Return an item of `size` tokens, or as many as the model takes."""
+        return self.preprocess({"input_ids": np.zeros(max(2, min(size, self.max_tokens)), dtype=np.int64)})
+
     def shape(self, item: Tensors) -> Shape:
         """Return `(tokens,)`."""
         return (len(item["input_ids"]),)
