@@ -33,6 +33,28 @@ class Multiples:
 
 
 @dataclass(frozen=True, slots=True)
+class Proportional:
+    """Every dimension is rounded up by less than one part in `parts` of itself: fine rungs for small sizes.
+
+    Rungs between two powers of two are equally far apart, `parts` of them.
+    """
+
+    parts: int = 8
+
+    def __post_init__(self) -> None:
+        if self.parts < 1:
+            raise ValueError(f"parts must be at least 1, got {self.parts}")
+
+    def padded(self, shape: Shape) -> Shape:
+        """Round every dimension up to its next rung; a dimension of 0 becomes 1."""
+        return tuple(self._rung(max(1, size)) for size in shape)
+
+    def _rung(self, size: int) -> int:
+        step = max(1, (1 << (size.bit_length() - 1)) // self.parts)
+        return -(-size // step) * step
+
+
+@dataclass(frozen=True, slots=True)
 class Boundaries:
     """Every dimension is rounded up to the next of `edges`; beyond the last, to a multiple of the last."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from batchd.item import Shape
-from batchd.ladder import Ladder, Multiples
+from batchd.ladder import Ladder, Proportional
 
 
 class Window(StrEnum):
@@ -45,7 +45,7 @@ class ModelPolicy:
     """Fixed window: hold the first item this long. Adaptive window: never hold one longer."""
     priority_levels: int = 3
     default_priority: int = 2
-    ladder: Ladder = field(default_factory=Multiples)
+    ladder: Ladder = field(default_factory=Proportional)
     """Items are grouped by the rung that holds them."""
     pad_to: PadTo = PadTo.LONGEST
 

@@ -18,6 +18,8 @@ UNKNOWN_LAW = CostLaw(fixed=1e-3, per_item=0.0, per_element=1e-6, per_square=0.0
 """Stands in until the first measurement: some fixed cost, and padding is not free."""
 
 URGENCY_BINS_PER_SLO = 32
+SMOOTHING = 0.05
+"""Share of a new batch in the running efficiency."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class ServedModel:
     law: CostLaw = UNKNOWN_LAW
     efficiency: float = 0.5
     """Smoothed share of the device's time that batches' items would need at their own sizes."""
+    _num_priced: int = 0
     padding_factor: float = 1.0
     """Smoothed: seconds that batches took beyond their fixed cost, over the own costs of their items."""
     backlog_batch_size: float = field(init=False)
@@ -84,7 +87,9 @@ class ServedModel:
         self._observe(len(members), elements, seconds)
         own_costs = sum(self.law.item_cost(num_elements(waiting.item.shape)) for waiting in members)
         if own_costs > 0:
-            self.efficiency += 0.05 * (min(1.0, own_costs / seconds) - self.efficiency)
+            self._num_priced += 1
+            rate = max(SMOOTHING, 1.0 / (1 + self._num_priced))  # close to a plain mean at first
+            self.efficiency += rate * (min(1.0, own_costs / seconds) - self.efficiency)
             factor = min(4.0, max(1.0, (seconds - self.law.fixed) / own_costs))
             self.padding_factor += 0.1 * (factor - self.padding_factor)
         if left_waiting:

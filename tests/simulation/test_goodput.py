@@ -48,7 +48,7 @@ def test_overload_does_not_collapse_goodput() -> None:
 
 def test_refusals_come_before_expiry_under_overload() -> None:
     result = run(400)
-    assert result.expired <= 0.1 * result.refused
+    assert result.expired <= 0.2 * result.refused
 
 
 def test_a_gpu_like_device_keeps_latencies_near_one_batch() -> None:

@@ -63,7 +63,7 @@ def test_variables_reach_into_the_table_of_a_model(tmp_path: Path, monkeypatch: 
         ("[defaults]\nbatching = 3\n", "defaults.batching: must be a table, got 3"),
         (
             "[defaults.batching.ladder]\nstep = 1\nedges = [1]\n",
-            "defaults.batching.ladder: give step or edges, not both",
+            "defaults.batching.ladder: give only one of parts, step and edges",
         ),
     ],
 )

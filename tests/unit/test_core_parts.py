@@ -2,7 +2,17 @@ import math
 
 import pytest
 
-from batchd import Boundaries, BudgetPolicy, Item, ItemId, MemoryReading, ModelPolicy, Multiples, num_elements
+from batchd import (
+    Boundaries,
+    BudgetPolicy,
+    Item,
+    ItemId,
+    MemoryReading,
+    ModelPolicy,
+    Multiples,
+    Proportional,
+    num_elements,
+)
 from batchd.backlog import Backlog
 from batchd.budget import budget_bytes, headroom_bytes
 from batchd.lazy_heap import LazyHeap
@@ -23,6 +33,26 @@ def test_multiples_round_up_every_dimension() -> None:
     assert Multiples(4).padded((0,)) == (4,)
 
 
+def test_proportional_rungs_waste_less_than_one_part_of_any_size() -> None:
+    ladder = Proportional(8)
+    assert [ladder.padded((n,))[0] for n in (0, 1, 7, 9, 16, 17, 31, 33, 200, 256)] == [
+        1,
+        1,
+        7,
+        9,
+        16,
+        18,
+        32,
+        36,
+        208,
+        256,
+    ]
+    rungs = [ladder.padded((n,))[0] for n in range(1, 2000)]
+    assert rungs == sorted(rungs)
+    assert all(n <= rung < n * (1 + 1 / 8) for n, rung in enumerate(rungs, start=1))
+    assert all(ladder.padded((rung,)) == (rung,) for rung in rungs)
+
+
 def test_boundaries_round_up_to_the_next_edge_and_go_on_in_multiples_of_the_last() -> None:
     ladder = Boundaries((16, 64))
     assert [ladder.padded((n,))[0] for n in (1, 16, 17, 64, 65, 129)] == [16, 16, 64, 64, 128, 192]
@@ -37,6 +67,8 @@ def test_bad_boundaries_are_refused(edges: tuple[int, ...]) -> None:
 def test_bad_policies_are_refused() -> None:
     with pytest.raises(ValueError, match="step"):
         Multiples(0)
+    with pytest.raises(ValueError, match="parts"):
+        Proportional(0)
     with pytest.raises(ValueError, match="slo_s"):
         ModelPolicy(slo_s=0)
     with pytest.raises(ValueError, match="max_wait_s"):

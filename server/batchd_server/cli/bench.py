@@ -33,7 +33,7 @@ def offline(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Items to run, from the start of the file.")] = 500,
     budget: Annotated[int, typer.Option(min=1, help="Padded elements per size-sorted batch.")] = 512,
-    step: Annotated[int, typer.Option(min=1, help="Pad to multiples of this; 1 = to the longest of the batch.")] = 8,
+    step: Annotated[int, typer.Option(min=1, help="Pad to multiples of this; 1 = to the longest of the batch.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Measured rounds; the median is told.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="torch's threads on the CPU.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchd.budget import BudgetPolicy
-from batchd.ladder import Boundaries, Ladder, Multiples
+from batchd.ladder import Boundaries, Ladder, Multiples, Proportional
 from batchd.policy import ModelPolicy, PadTo, Window
 from batchd_server.config.settings import BatchingSettings, DeviceSettings, LadderSettings
 
@@ -51,4 +51,6 @@ def budget_policy(device: DeviceSettings) -> BudgetPolicy:
 def _ladder(settings: LadderSettings) -> Ladder:
     if settings.edges is not None:
         return Boundaries(settings.edges)
-    return Multiples() if settings.step is None else Multiples(settings.step)
+    if settings.step is not None:
+        return Multiples(settings.step)
+    return Proportional() if settings.parts is None else Proportional(settings.parts)

@@ -55,15 +55,16 @@ class DeviceSettings(Section):
 
 
 class LadderSettings(Section):
-    """Padded shapes: multiples of `step`, or explicit `edges`."""
+    """Padded shapes: `parts` rungs between two powers of two, multiples of `step`, or explicit `edges`."""
 
+    parts: int | None = Field(default=None, ge=1)
     step: int | None = Field(default=None, ge=1)
     edges: tuple[int, ...] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _one_of(self) -> LadderSettings:
-        if self.step is not None and self.edges is not None:
-            raise ValueError("give step or edges, not both")
+        if sum(value is not None for value in (self.parts, self.step, self.edges)) > 1:
+            raise ValueError("give only one of parts, step and edges")
         if self.edges is not None and any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
             raise ValueError("edges must be strictly increasing")
         return self
