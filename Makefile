@@ -116,8 +116,9 @@ docs-check: $(HAS_DEV)  ## Check that the docs are linked and that the README's 
 docker-check:  ## Check docker-compose.yml with the docker client
 	docker compose --profile cpu --profile gpu config --quiet
 
-bench: $(HAS_DEV)  ## Measure models and batching on this machine
-	$(BIN)/batchd bench $(or $(ARGS),offline)
+bench: $(HAS_DEV)  ## Run the benchmarks of docs/performance.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/text_saturation.py $(ARGS)
+	$(BIN)/python benchmarks/decision_cost.py
 
 # ---- packaging -------------------------------------------------------------------------------------------------------
 
