@@ -1,10 +1,10 @@
-"""A discrete-event loop around one controller and one device that follows a law of time."""
+"""A discrete-event loop around schedulers and devices that follow a law of time."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -13,6 +13,7 @@ from batchd.decision import Expire, Refused, RunBatch, Wait
 from batchd.item import Item, ItemId, num_elements
 from batchd.outcome import Completed
 from batchd.policy import ModelPolicy
+from batchd.scheduler import Scheduler
 from batchd.simulator.arrivals import Arrival
 
 MODEL = "simulated"
@@ -31,6 +32,12 @@ class DeviceLaw:
     charged_at_least: int = 0
     noise: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.fixed < 0 or self.per_element < 0 or self.fixed + self.per_element == 0:
+            raise ValueError("the cost's seconds must not be negative, and not both 0")
+        if self.square_length <= 0 or self.charged_at_least < 0 or self.noise < 0:
+            raise ValueError("square length must be positive, tokens charged and noise not negative")
+
     def seconds(self, batch_size: int, elements: int, rng: random.Random) -> float:
         """Return how long one batch takes."""
         charged = max(batch_size * elements, self.charged_at_least)
@@ -44,12 +51,14 @@ class SimulationResult:
 
     offered: int
     seconds: float
-    latencies: list[float] = field(default_factory=list)
+    devices: int = 1
+    latencies: list[float] = field(default_factory=list[float])
     in_time: int = 0
     refused: int = 0
     expired: int = 0
     busy_s: float = 0.0
-    batch_sizes: list[int] = field(default_factory=list)
+    ends_at: float = 0.0
+    batch_sizes: list[int] = field(default_factory=list[int])
     padded_elements: int = 0
     carried_elements: int = 0
 
@@ -57,6 +66,16 @@ class SimulationResult:
     def goodput_per_s(self) -> float:
         """Answers within their deadline per second of the offered period."""
         return self.in_time / self.seconds
+
+    @property
+    def device_busy(self) -> float:
+        """Share of the devices' time that batches took, until the last one was over."""
+        return self.busy_s / (self.devices * max(self.seconds, self.ends_at))
+
+    @property
+    def mean_batch(self) -> float:
+        """Items per batch; 0 where none ran."""
+        return sum(self.batch_sizes) / len(self.batch_sizes) if self.batch_sizes else 0.0
 
     @property
     def padding_ratio(self) -> float:
@@ -75,65 +94,77 @@ def simulate(
     arrivals: Sequence[Arrival], policy: ModelPolicy, law: DeviceLaw, *, seconds: float, seed: int = 0
 ) -> SimulationResult:
     """Run `arrivals` (in order of time) through a fresh controller and return what became of them."""
-    return _Simulation(arrivals, policy, law, seconds, seed).run()
+
+    def scheduler() -> Scheduler:
+        controller = Controller()
+        controller.add_model(MODEL, policy)
+        return controller
+
+    return simulate_schedulers(arrivals, scheduler, law, seconds=seconds, seed=seed)
+
+
+def simulate_schedulers(
+    arrivals: Sequence[Arrival],
+    scheduler: Callable[[], Scheduler],
+    law: DeviceLaw,
+    *,
+    seconds: float,
+    devices: int = 1,
+    seed: int = 0,
+) -> SimulationResult:
+    """Run `arrivals` through `devices` devices with a scheduler each; an arrival goes where least work waits."""
+    return _Simulation(arrivals, [scheduler() for _ in range(devices)], law, seconds, seed).run()
+
+
+@dataclass(slots=True)
+class _Device:
+    """A scheduler, the batch that runs for it, and when it wants to be asked again."""
+
+    scheduler: Scheduler
+    running: RunBatch | None = None
+    run_s: float = 0.0
+    wakes_at: float = math.inf  # when the batch ends, or when the scheduler wants to be asked
+    waiting: int = 0
 
 
 class _Simulation:
     """The loop's state: a clock that jumps from event to event."""
 
     def __init__(
-        self, arrivals: Sequence[Arrival], policy: ModelPolicy, law: DeviceLaw, seconds: float, seed: int
+        self, arrivals: Sequence[Arrival], schedulers: Sequence[Scheduler], law: DeviceLaw, seconds: float, seed: int
     ) -> None:
         self._arrivals = arrivals
         self._law = law
         self._rng = random.Random(seed)  # noqa: S311  noise, not secrets
-        self._controller = Controller()
-        self._controller.add_model(MODEL, policy)
-        self._result = SimulationResult(offered=len(arrivals), seconds=seconds)
+        self._devices = [_Device(scheduler) for scheduler in schedulers]
+        self._result = SimulationResult(offered=len(arrivals), seconds=seconds, devices=len(schedulers))
         self._now = 0.0
         self._next_arrival = 0
-        self._running: tuple[RunBatch, float, float] | None = None  # batch, seconds, end
 
     def run(self) -> SimulationResult:
         """Jump from event to event until nothing is left to happen."""
+        arrivals = self._arrivals
         while True:
-            wake = self._decide()
-            upcoming = self._arrivals[self._next_arrival].time if self._next_arrival < len(self._arrivals) else math.inf
-            ends = self._running[2] if self._running is not None else math.inf
-            at = min(wake, upcoming, ends)
-            if at == math.inf:
-                return self._result
-            self._now = max(self._now, at)
-            if ends <= at:
-                self._finish()
-            elif upcoming <= at:
-                self._offer()
+            device = min(self._devices, key=lambda device: device.wakes_at)
+            upcoming = arrivals[self._next_arrival].time if self._next_arrival < len(arrivals) else math.inf
+            if device.wakes_at <= upcoming:
+                if device.wakes_at == math.inf:
+                    self._result.ends_at = self._now
+                    return self._result
+                self._now = max(self._now, device.wakes_at)
+                if device.running is not None:
+                    self._finish(device)
+            else:
+                self._now = max(self._now, upcoming)
+                device = self._offer()
+            if device.running is None:
+                self._decide(device)
 
-    def _decide(self) -> float:
-        """Ask the controller until it runs something or waits; return when it wants to be asked again."""
-        while True:
-            decision = self._controller.next(self._now)
-            match decision:
-                case RunBatch():
-                    elements = num_elements(decision.padded_shape)
-                    seconds = self._law.seconds(len(decision.items), elements, self._rng)
-                    self._running = (decision, seconds, self._now + seconds)
-                    self._result.batch_sizes.append(len(decision.items))
-                    self._result.padded_elements += elements * len(decision.items)
-                    self._result.carried_elements += sum(
-                        num_elements(self._arrivals[item].shape) for item in decision.items
-                    )
-                case Expire(items):
-                    self._result.expired += len(items)
-                case Wait(until):
-                    return until
-                case _:
-                    assert_never(decision)
-
-    def _offer(self) -> None:
+    def _offer(self) -> _Device:
         index = self._next_arrival
         self._next_arrival += 1
         arrival = self._arrivals[index]
+        device = min(self._devices, key=lambda device: device.waiting)
         item = Item(
             id=ItemId(index),
             model=MODEL,
@@ -142,15 +173,47 @@ class _Simulation:
             deadline=arrival.time + arrival.slo_s,
             priority=arrival.priority,
         )
-        if isinstance(self._controller.offer(item, self._now), Refused):
+        if isinstance(device.scheduler.offer(item, self._now), Refused):
             self._result.refused += 1
+        else:
+            device.waiting += 1
+        return device
 
-    def _finish(self) -> None:
-        assert self._running is not None
-        batch, seconds, _ = self._running
-        self._running = None
-        settled = self._controller.report(Completed(batch_id=batch.batch_id, seconds=seconds, peak_bytes=None))
-        self._result.busy_s += seconds
+    def _decide(self, device: _Device) -> None:
+        """Ask the scheduler until it runs something or waits."""
+        while True:
+            decision = device.scheduler.next(self._now)
+            match decision:
+                case RunBatch():
+                    self._launch(device, decision)
+                    return
+                case Expire(items):
+                    device.waiting -= len(items)
+                    self._result.expired += len(items)
+                case Wait(until):
+                    device.wakes_at = until
+                    return
+                case _:
+                    assert_never(decision)
+
+    def _launch(self, device: _Device, batch: RunBatch) -> None:
+        elements = num_elements(batch.padded_shape)
+        device.running = batch
+        device.run_s = self._law.seconds(len(batch.items), elements, self._rng)
+        device.wakes_at = self._now + device.run_s
+        result = self._result
+        result.batch_sizes.append(len(batch.items))
+        result.padded_elements += elements * len(batch.items)
+        result.carried_elements += sum(num_elements(self._arrivals[item].shape) for item in batch.items)
+
+    def _finish(self, device: _Device) -> None:
+        batch = device.running
+        assert batch is not None
+        device.running = None
+        outcome = Completed(batch_id=batch.batch_id, seconds=device.run_s, peak_bytes=None)
+        settled = device.scheduler.report(outcome)
+        self._result.busy_s += device.run_s
+        device.waiting -= len(settled.finished)
         for item in settled.finished:
             arrival = self._arrivals[item]
             latency = self._now - arrival.time

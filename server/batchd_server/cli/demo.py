@@ -50,6 +50,7 @@ def demo(
     """Start the daemon, send it lines of handwritten digits over HTTP, print a report, and stop it."""
     console = Console()
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with SIGINT ignored
     try:
         findings = _run(console, seconds, slo_ms / 1e3, device)
     except (DaemonFailed, DemoFailed) as failure:

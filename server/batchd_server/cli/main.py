@@ -51,6 +51,12 @@ SUBCOMMANDS = (
         summary="Send load to a running daemon and measure it.",
     ),
     Subcommand(
+        name="simulate",
+        target="batchd_server.cli.simulate:simulate",
+        extras=None,
+        summary="Try batching policies against a virtual clock.",
+    ),
+    Subcommand(
         name="bench",
         target="batchd_server.cli.bench:app",
         extras="server,text",
