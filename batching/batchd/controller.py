@@ -12,7 +12,7 @@ from typing import Any
 
 from batchd.admission import Forecast, admit
 from batchd.budget import BudgetPolicy, MemoryReading, budget_bytes, headroom_bytes
-from batchd.decision import Admission, Admitted, Decision, Expire, RefusalReason, Refused, ReleaseReason, RunBatch, Wait
+from batchd.decision import Admission, Decision, Expire, RefusalReason, Refused, ReleaseReason, RunBatch, Wait
 from batchd.formation import Formed, form_batch
 from batchd.item import BatchId, Item, ItemId, Shape, num_elements
 from batchd.lifecycle import Event, State, advance
@@ -21,6 +21,12 @@ from batchd.policy import ModelPolicy
 from batchd.served_model import ServedModel
 from batchd.waiting_room import Waiting
 from batchd.window import release_at
+
+PROBE_AFTER = 8
+"""Refusals in a row, with nothing run in between, after which the cost model is put to the test.
+
+What is refused teaches nothing, so a law that has become too slow would otherwise refuse the same requests for ever.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,7 @@ class Controller:
         self._cancelled_aboard: set[ItemId] = set()
         self._next_batch = 0
         self._draining = False
+        self._refused_idle = 0
 
     # ---- models ------------------------------------------------------------------------------------------------------
 
@@ -137,7 +144,9 @@ class Controller:
             return refused
         waiting = model.waiting(item)
         admission = admit(self._forecast(waiting, model, now), item.deadline)
-        if isinstance(admission, Admitted):
+        if isinstance(admission, Refused):
+            self._refused_idle += self._running is None and item.deadline > now
+        else:
             self._states[item.id] = advance(State.OFFERED, Event.ADMIT)
             self._model_of[item.id] = model
             model.room.add(waiting)
@@ -170,11 +179,14 @@ class Controller:
             return Expire(tuple(expired))
         earliest = math.inf
         for model, anchor in self._by_urgency():
-            formed = self._form(model, anchor, now)
-            release, reason = self._release(model, formed, now)
-            if release <= now:
-                return self._launch(model, formed, reason, now)
-            earliest = min(earliest, release)
+            # held back by the most urgent item's window, neither the oldest nor the next to expire may be forgotten
+            for candidate in (anchor, model.room.oldest(), model.room.first_hopeless()):
+                assert candidate is not None, "the room of an anchor is not empty"
+                formed = self._form(model, candidate, now)
+                release, reason = self._release(model, formed, now)
+                if release <= now:
+                    return self._launch(model, formed, reason, now)
+                earliest = min(earliest, release)
         return Wait(earliest)
 
     def report(self, outcome: Outcome) -> Settled:
@@ -209,6 +221,11 @@ class Controller:
         """Return the bytes that one batch may take now; None where nothing tells."""
         return headroom_bytes(self._reading, self._budget_policy)
 
+    def max_queue_size(self, name: str) -> int | None:
+        """Return how many items of a model may wait; None where it is not served."""
+        model = self._models.get(name)
+        return None if model is None else model.policy.max_queue_size
+
     def num_waiting(self) -> int:
         """Return how many items wait, over all models."""
         return sum(len(model.room) for model in self._models.values())
@@ -232,12 +249,14 @@ class Controller:
         ahead = sum(
             other.drain_seconds(*other.room.backlog.ahead_of(waiting.urgency)) for other in self._models.values()
         )
+        if model.joins_last_batch(waiting.urgency):
+            ahead -= model.law.fixed  # it is in the newcomer's own time
         return Forecast(
             now=now,
             starts=free_at + ahead,
             own_upper_s=model.law.upper * (model.law.fixed + waiting.own_cost),
             fixed_s=model.law.upper * model.law.fixed,
-            idle=self._running is None and self.num_waiting() == 0,
+            idle=self._running is None and (self.num_waiting() == 0 or self._refused_idle >= PROBE_AFTER),
         )
 
     def _expire(self, now: float) -> list[ItemId]:
@@ -277,7 +296,10 @@ class Controller:
         elements = num_elements(model.policy.padded(formed.largest()))
         upper = model.law.upper * model.law.batch_cost(len(formed.members), elements)
         latest_start = min(waiting.item.deadline for waiting in formed.members) - upper
-        return release_at(model.policy, formed, oldest, latest_start, now)
+        release, reason = release_at(model.policy, formed, oldest, latest_start, now)
+        if reason is ReleaseReason.FULL and model.memory_binds(len(formed.members), formed.largest(), self.headroom()):
+            reason = ReleaseReason.MEMORY
+        return release, reason
 
     def _launch(self, model: ServedModel, formed: Formed, reason: ReleaseReason, now: float) -> RunBatch:
         for waiting in formed.members:
@@ -289,6 +311,7 @@ class Controller:
         batch_id = BatchId(self._next_batch)
         self._next_batch += 1
         expected_s = model.law.batch_cost(size, elements)
+        self._refused_idle = 0
         self._running = _Running(batch_id, model, formed.members, elements, now, expected_s)
         carried = sum(num_elements(waiting.item.shape) for waiting in formed.members)
         return RunBatch(

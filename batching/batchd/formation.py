@@ -163,4 +163,5 @@ def _collect(room: WaitingRoom, anchor: Waiting, run: _Run) -> Formed:
 
 
 def _fits(shape: Shape, into: Shape) -> bool:
-    return all(size <= limit for size, limit in zip(shape, into, strict=True))
+    """Shapes of another number of dimensions never share a batch."""
+    return len(shape) == len(into) and all(size <= limit for size, limit in zip(shape, into, strict=True))

@@ -21,6 +21,9 @@ import numpy.typing as npt
 
 from batchd.nnls import solve_nonnegative
 
+LARGEST = 2**62
+"""Beyond any batch size or number of elements: what is larger was not learned but damaged."""
+
 Weights: TypeAlias = tuple[float, float, float, float, float]
 """(w0, w1, w2, w3, w4) of the law above."""
 
@@ -208,10 +211,12 @@ class LatencyModel:
             clock = int(state["clock"])
             samples = [(int(b), int(e), int(when), float(s)) for b, e, when, s in state["samples"]]
             ratios = [float(ratio) for ratio in state["ratios"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not a latency model's state: {error}") from None
-        if any(seconds <= 0 for *_, seconds in samples) or any(ratio <= 0 for ratio in ratios):
+        if not all(0 < value < math.inf for value in (*(seconds for *_, seconds in samples), *ratios)):
             raise ValueError("not a latency model's state: times and ratios must be positive")
+        if not all(0 < b < LARGEST and 0 <= e < LARGEST and 0 <= when <= clock for b, e, when, _ in samples):
+            raise ValueError("not a latency model's state: sizes must be positive, and no sample newer than the clock")
         self._cells.clear()
         self._by_age.clear()
         self._num_samples = len(samples)

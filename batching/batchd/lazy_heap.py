@@ -1,9 +1,11 @@
-"""A priority queue whose entries may die anywhere: dead ones are dropped when they surface."""
+"""A priority queue whose entries may die anywhere: dead ones are dropped when they surface, or outnumber the living."""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from heapq import heappop, heappush
+from collections.abc import Collection
+from heapq import heapify, heappop, heappush
+
+MIN_SWEEP = 64
 
 
 class LazyHeap:
@@ -14,12 +16,19 @@ class LazyHeap:
 
     __slots__ = ("_alive", "_heap")
 
-    def __init__(self, alive: Container[int]) -> None:
+    def __init__(self, alive: Collection[int]) -> None:
         self._alive = alive
         self._heap: list[tuple[float, int]] = []
 
+    def __len__(self) -> int:
+        """Entries held, dead ones included."""
+        return len(self._heap)
+
     def push(self, key: float, ticket: int) -> None:
-        """Add a ticket. Logarithmic."""
+        """Add a ticket. Amortised logarithmic."""
+        if len(self._heap) > MIN_SWEEP + 2 * len(self._alive):  # nobody asks for the top, or it lives long
+            self._heap = [entry for entry in self._heap if entry[1] in self._alive]
+            heapify(self._heap)
         heappush(self._heap, (key, ticket))
 
     def top(self) -> int | None:

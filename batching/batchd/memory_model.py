@@ -29,6 +29,8 @@ class MemoryModelConfig:
     """Batch size allowed after an out-of-memory error, over the one that failed."""
     free_growth: float = 1.2
     """Headroom must grow by this factor for an out-of-memory bound to be forgotten."""
+    max_sizes: int = 512
+    """Padded sizes whose peaks are kept; the one measured first goes. Every bound holds without it, less tightly."""
     neighbours: int = 4
     """Measured sizes on either side that a bound is carried over from; all would be right, the near ones are tight."""
 
@@ -71,6 +73,8 @@ class MemoryModel:
             return
         points = self._points.get(elements)
         if points is None:
+            if len(self._points) >= self.config.max_sizes:
+                self._forget(next(iter(self._points)))
             points = self._points[elements] = _Points()
             insort(self._measured, elements)
         if batch_size not in points.peaks:
@@ -82,11 +86,23 @@ class MemoryModel:
             self._cache.clear()
 
     def observe_out_of_memory(self, batch_size: int, elements: int, headroom: int | None) -> None:
-        """Learn that a batch did not fit while `headroom` bytes were thought to be free."""
+        """Learn that a batch did not fit while `headroom` bytes were thought to be free.
+
+        A single item of a size that has run before does not fit for a reason of its own: what the batches that it was
+        aboard seemed to teach is void, lest one item bound all that follow.
+        """
+        if batch_size == 1 and self._has_run(elements):
+            self._limits = [limit for limit in self._limits if limit.elements < elements]
+            self._cache.clear()
+            return
         self._limits = [
             limit for limit in self._limits if limit.batch_size < batch_size or limit.elements < elements
         ] + [_Limit(batch_size, elements, headroom)]
         self._cache.clear()
+
+    def _forget(self, elements: int) -> None:
+        del self._points[elements]
+        del self._measured[bisect_left(self._measured, elements)]
 
     def upper_bytes(self, batch_size: int, elements: int) -> int | None:
         """Return bytes that a batch does not exceed, by the laws above; None before any measurement."""
@@ -142,6 +158,9 @@ class MemoryModel:
         ]
         return max(self.config.first_batch, self.config.growth * max(shown, default=0))
 
+    def _has_run(self, elements: int) -> bool:
+        return any(other >= elements for other in self._succeeded)
+
     def _outgrown(self, limit: _Limit, headroom: int | None) -> bool:
         if limit.headroom is None or headroom is None:
             return False
@@ -163,8 +182,10 @@ class MemoryModel:
         try:
             peaks = [(int(e), int(b), int(peak)) for e, b, peak in state["peaks"]]
             succeeded = [(int(e), int(b)) for e, b in state["succeeded"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not a memory model's state: {error}") from None
+        if any(e <= 0 or b <= 0 or peak < 0 for e, b, peak in (*peaks, *((e, b, 0) for e, b in succeeded))):
+            raise ValueError("not a memory model's state: sizes must be positive")
         self._points.clear()
         self._measured.clear()
         self._succeeded.clear()

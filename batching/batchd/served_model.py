@@ -8,7 +8,7 @@ from typing import Any
 
 from batchd.decision import RefusalReason, Refused
 from batchd.formation import CostLaw
-from batchd.item import Item, num_elements
+from batchd.item import Item, Shape, num_elements
 from batchd.latency_model import LatencyModel, Weights
 from batchd.memory_model import MemoryModel
 from batchd.policy import ModelPolicy
@@ -18,6 +18,7 @@ UNKNOWN_LAW = CostLaw(fixed=1e-3, per_item=0.0, per_element=1e-6, per_square=0.0
 """Stands in until the first measurement: some fixed cost, and padding is not free."""
 
 URGENCY_BINS_PER_SLO = 32
+MAX_PADDING_FACTOR = 4.0
 SMOOTHING = 0.05
 """Share of a new batch in the running efficiency."""
 
@@ -75,12 +76,26 @@ class ServedModel:
         num_batches = math.ceil(num_items / self.backlog_batch_size)
         return own_costs * self.padding_factor + num_batches * self.law.fixed
 
+    def joins_last_batch(self, urgency: float) -> bool:
+        """Return whether one more item of `urgency` needs no batch beyond those for the items before it."""
+        _, num_items = self.room.backlog.ahead_of(urgency)
+        return math.ceil((num_items + 1) / self.backlog_batch_size) == math.ceil(num_items / self.backlog_batch_size)
+
     def max_batch(self, elements: int, headroom: int | None) -> int:
         """Return the largest batch of items of `elements` padded elements that the limits and the memory allow."""
+        return self.memory.max_batch_size(elements, headroom, self._limit(elements))
+
+    def memory_binds(self, batch_size: int, shape: Shape, headroom: int | None) -> bool:
+        """Return whether a batch whose largest item has `shape` could be larger if it were not for the memory."""
+        elements = num_elements(self.policy.ladder.padded(shape))
+        limit = self._limit(elements)
+        return self.memory.max_batch_size(elements, headroom, limit) <= batch_size < limit
+
+    def _limit(self, elements: int) -> int:
         limit = self.policy.max_batch_size
         if self.policy.max_batch_elements is not None:
             limit = max(1, min(limit, self.policy.max_batch_elements // max(1, elements)))
-        return self.memory.max_batch_size(elements, headroom, limit)
+        return limit
 
     def learn(self, members: tuple[Waiting, ...], elements: int, seconds: float, left_waiting: int) -> None:
         """Correct the cost models after a batch of items of `elements` padded elements that paid no one-off costs."""
@@ -90,7 +105,7 @@ class ServedModel:
             self._num_priced += 1
             rate = max(SMOOTHING, 1.0 / (1 + self._num_priced))  # close to a plain mean at first
             self.efficiency += rate * (min(1.0, own_costs / seconds) - self.efficiency)
-            factor = min(4.0, max(1.0, (seconds - self.law.fixed) / own_costs))
+            factor = min(MAX_PADDING_FACTOR, max(1.0, (seconds - self.law.fixed) / own_costs))
             self.padding_factor += 0.1 * (factor - self.padding_factor)
         if left_waiting:
             self.backlog_batch_size += 0.1 * (len(members) - self.backlog_batch_size)
@@ -123,10 +138,15 @@ class ServedModel:
         """
         if not isinstance(state.get("latency"), dict) or not isinstance(state.get("memory"), dict):
             raise ValueError("not a served model's state: needs the tables latency and memory")
-        self.latency.load_state_dict(state["latency"])
-        self.memory.load_state_dict(state["memory"])
-        self.efficiency = min(1.0, max(0.0, float(state.get("efficiency", self.efficiency))))
-        self.padding_factor = max(1.0, float(state.get("padding_factor", self.padding_factor)))
+        efficiency, padding_factor = (state.get(name, getattr(self, name)) for name in ("efficiency", "padding_factor"))
+        if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in (efficiency, padding_factor)):
+            raise ValueError("not a served model's state: efficiency and padding_factor must be numbers from 0 on")
+        latency, memory = LatencyModel(self.latency.config), MemoryModel(self.memory.config)
+        latency.load_state_dict(state["latency"])
+        memory.load_state_dict(state["memory"])
+        self.latency, self.memory = latency, memory  # both or none
+        self.efficiency = min(1.0, float(efficiency))
+        self.padding_factor = min(MAX_PADDING_FACTOR, max(1.0, float(padding_factor)))
         weights = self.latency.coefficients
         if weights is not None:
             self.law = _law(weights, self.latency.upper_factor())

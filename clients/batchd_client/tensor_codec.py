@@ -35,7 +35,7 @@ WIRE_DTYPES: dict[str, np.dtype[Any]] = {
 """Datatypes of fixed size as they lie on the wire. BYTES stands beside them."""
 
 _DATATYPES = {(dtype.kind, dtype.itemsize): name for name, dtype in WIRE_DTYPES.items()}
-_JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+_JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float, type(None)}}
 _LENGTH_BYTES = 4  # each BYTES element follows its length, an unsigned 32-bit integer
 _TEXT_KINDS = "SUTO"  # numpy's bytes, str, variable-width string and object arrays
 
@@ -140,6 +140,8 @@ def _decode_bytes_elements(size: int, raw: memoryview) -> Array:
 def decode_json(datatype: str, shape: tuple[int, ...], data: Any) -> Array:
     """Return an array of JSON values, given flat or nested by `shape`; BYTES become an object array of bytes.
 
+    A float that is null becomes NaN: servers write it for NaN and infinities, which JSON lacks.
+
     Raises:
         ProtocolError: datatype, shape and values do not belong together.
     """
@@ -149,7 +151,7 @@ def decode_json(datatype: str, shape: tuple[int, ...], data: Any) -> Array:
     if datatype == "BYTES":
         return _shaped(_bytes_of_strings(values), shape)
     dtype = _wire_dtype(datatype)
-    # numpy would take "1" for 1, None for NaN and 1.5 for 1, and holds large mixed integers as floats.
+    # numpy would take "1" for 1 and 1.5 for 1, and holds large mixed integers as floats.
     if not set(map(type, values)) <= _JSON_TYPES[dtype.kind]:
         raise ProtocolError(f"the data of a {datatype} tensor holds other values")
     if values and dtype.kind in "iu" and not np.iinfo(dtype).min <= min(values) <= max(values) <= np.iinfo(dtype).max:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -128,3 +129,30 @@ def test_the_openai_client_gets_the_same_embeddings(url: str, text_encoder: Mode
         array[()] = text.encode()
         assert_same(np.asarray(row.embedding, dtype=np.float32), alone(text_encoder, {"text": array})["embedding"])
     assert answer.usage.prompt_tokens > len(texts)
+
+
+def test_every_batch_left_a_record_that_explains_it(url: str, lines: Sequence[np.ndarray]) -> None:
+    asyncio.run(all_at_once(url, "digit-lines", [{"image": image} for image in lines[:20]]))
+    records = httpx.get(f"{url}/v1/decisions", params={"limit": 5, "model": "digit-lines"}).json()["data"]
+    assert 1 <= len(records) <= 5
+    for record in records:
+        assert record["model"] == "digit-lines"
+        assert record["outcome"] == "completed"
+        assert record["reason"] in {"idle", "full", "deadline", "memory", "window"}
+        assert record["actual_s"] > 0
+        assert record["predicted_s"] > 0
+        assert 0 <= record["padding_ratio"] < 1
+    assert [record["batch_id"] for record in records] == sorted((r["batch_id"] for r in records), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "field"),
+    [({"limit": "0"}, 400, "limit"), ({"limit": "many"}, 400, "limit"), ({"model": "nope"}, 404, "model")],
+)
+def test_a_bad_question_about_decisions_is_a_problem_document(
+    url: str, query: dict[str, str], status: int, field: str
+) -> None:
+    answer = httpx.get(f"{url}/v1/decisions", params=query)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["field"] == field

@@ -93,7 +93,7 @@ def outputs(done: BatchDone) -> list[float | Failure]:
     return [answer if isinstance(answer, Failure) else float(answer["y"].reshape(-1)[0]) for answer in done.answers]
 
 
-def raise_on(value: float, error: Callable[[], Exception]) -> Callable[[torch.Tensor], torch.Tensor]:
+def raise_on(value: float, error: Callable[[], BaseException]) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(x: torch.Tensor) -> torch.Tensor:
         if bool((x == value).any()):
             raise error()
@@ -124,6 +124,11 @@ def test_only_the_culprits_fail_and_with_one_line(rigs: Rigs) -> None:
     assert isinstance(done.outcome, Failed)
     culprit = Failure(FailureKind.MODEL, "ValueError: bad item")
     assert outputs(done) == [2, culprit, 4, culprit]
+
+
+def test_code_that_wants_to_end_the_process_fails_its_item_alone(rigs: Rigs) -> None:
+    done = rigs(measuring()).run(Net(raise_on(3, lambda: SystemExit(1))), [1, 3])
+    assert outputs(done) == [2, Failure(FailureKind.MODEL, "SystemExit: 1")]
 
 
 def test_another_number_of_answers_than_items_is_the_models_failure(rigs: Rigs) -> None:

@@ -47,6 +47,7 @@ class Toy:
     widths: list[int] = field(default_factory=list)
     timeouts: list[int | None] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
+    inputs: tuple[str, ...] = ("image",)
     refuse: int | None = None
     stall_at: int | None = None
     stall_s: float = 0.0
@@ -65,8 +66,8 @@ class Toy:
         return JSONResponse({"model_name": "toy", "parameters": parameters, "outputs": []})
 
     async def metadata(self, request: Request) -> JSONResponse:
-        image = {"name": "image", "datatype": "FP32", "shape": [-1, 8, -1]}
-        return JSONResponse({"name": "toy", "versions": ["1"], "platform": "toy", "inputs": [image], "outputs": []})
+        inputs = [{"name": name, "datatype": "FP32", "shape": [-1, 8, -1]} for name in self.inputs]
+        return JSONResponse({"name": "toy", "versions": ["1"], "platform": "toy", "inputs": inputs, "outputs": []})
 
     async def statistics(self, request: Request) -> JSONResponse:
         counts = {"inference_count": len(self.widths), "execution_count": len(self.widths) // 2}
@@ -215,6 +216,25 @@ def test_a_refusal_of_the_first_request_ends_the_command_in_one_line(
     assert len(toy.widths) == 1
 
 
+def test_a_server_that_speaks_something_else_is_named(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(LoadTestOptions(url=f"{toy.url}/elsewhere")) == 1
+    assert f"batchd loadtest: {toy.url}/elsewhere answered: " in capsys.readouterr().err
+
+
+def test_a_model_whose_inputs_exclude_each_other_is_met_with_advice(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.refuse, toy.inputs = 400, ("image", "thumbnail")
+    assert run_command(LoadTestOptions(url=toy.url)) == 1
+    assert "sent were image, thumbnail; --input-name" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_one_line(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    options = LoadTestOptions(url=toy.url, rate=100.0, requests=3, warmup_s=0.0, json="/dev/full")
+    assert run_command(options) == 1
+    assert "batchd loadtest: [Errno" in capsys.readouterr().err
+
+
 def test_a_server_that_is_not_there_ends_the_command_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{_free_port()}"
     assert run_command(LoadTestOptions(url=url)) == 1
@@ -231,6 +251,13 @@ def test_a_server_that_is_not_there_ends_the_command_in_one_line(capsys: pytest.
         (["--lengths", "normal:3"], "lengths 'normal:3'"),
         (["--texts", "/nowhere.jsonl"], "no such file"),
         (["--url", "ftp://x"], "ftp://x"),
+        (["--duration", "inf"], "--duration must be positive and finite"),
+        (["--deadline-ms", "-100"], "got -100"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--find-max-rate", "--slo-ms", "9", "--max-rate", "0"], "--max-rate must be positive"),
+        (["--json", "/nowhere/report.json"], "there is no such folder"),
+        (["--plot", "/nowhere/plot.png"], "there is no such folder"),
+        (["--plot", "plot.txt"], "must end in .png, .svg, .pdf"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from batchd_server.models.digit_lines import DigitLines
+from batchd_server.models.digit_lines import DigitLines, train
 from batchd_server.models.digit_lines.model import WEIGHTS_FILE
 from batchd_server.models.digit_lines.scans import scan_lines, split_scans
 from batchd_server.models.digit_lines.train import CARD_FILE, accuracy
@@ -30,6 +31,17 @@ def test_the_shipped_weights_are_as_accurate_as_their_card_says(model: DigitLine
     assert accuracy(model.network, held_out) == pytest.approx(card["held_out_accuracy"], abs=1.5 / len(held_out.labels))
     assert card["held_out_accuracy"] >= 0.97
     assert WEIGHTS_FILE.stat().st_size < 200_000
+
+
+def test_training_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = WEIGHTS_FILE.read_bytes()
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(train, "STEPS", 3)
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path)])
+    train.main()
+    torch.set_num_threads(threads)
+    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS_FILE.name, CARD_FILE.name}
+    assert before == WEIGHTS_FILE.read_bytes()
 
 
 def test_no_held_out_scan_is_a_training_scan() -> None:

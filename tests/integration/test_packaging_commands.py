@@ -48,12 +48,14 @@ def test_help_lists_every_command() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_full_help(command: str) -> None:
-    done = batchd(command, "--help")
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_has_full_help(command: str, flag: str) -> None:
+    done = batchd(command, flag)
     assert done.returncode == 0, done.stderr
     assert "Usage: " in done.stdout
     assert f" {command} [OPTIONS]" in done.stdout
     assert "--help" in done.stdout
+    assert "completion" not in done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

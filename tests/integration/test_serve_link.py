@@ -19,6 +19,7 @@ from batchd_server.front.dispatcher import InferenceRequest
 from batchd_server.front.link_dispatcher import LinkDispatcher
 from batchd_server.link.codec import Frame, LinkError, pack_tensors, unpack_tensors
 from batchd_server.link.device_endpoint import DeviceEndpoint, Received
+from batchd_server.link.device_watch import DeviceWatch
 from batchd_server.link.messages import (
     Announce,
     Answers,
@@ -246,6 +247,30 @@ async def test_controls_are_answered_refused_or_told_of_a_loss(address: str) -> 
             await _until(lambda: any(control.action == "decisions" for control in device.told(Control)))
         with pytest.raises(Unavailable):
             await _ended(unanswered)
+
+
+@pytest.mark.asyncio
+async def test_nobody_waits_for_a_device_process_that_has_fallen_silent(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _device(address) as device:
+        async with _dispatcher(address) as dispatcher:
+            await _until(lambda: dispatcher.state().ready)
+            monkeypatch.setattr(DeviceWatch, "is_silent", lambda self, now: True)
+            with pytest.raises(Unavailable) as refused:
+                await dispatcher.control("status")
+            assert refused.value.code == "device_lost"
+            with pytest.raises(Unavailable):
+                await dispatcher.infer(_request(1))
+            assert device.told(Control) == device.told(Offer) == []
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_model_is_named_as_the_field_that_is_wrong(address: str) -> None:
+    async with _dispatcher(address) as dispatcher:
+        with pytest.raises(NotFound) as unknown:
+            dispatcher.model("nobody")
+    assert unknown.value.field == "model"
 
 
 @pytest.mark.asyncio

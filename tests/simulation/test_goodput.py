@@ -1,6 +1,7 @@
 """Laws of the whole controller under traffic, on a virtual clock: exact, seeded, no device."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -70,3 +71,33 @@ def test_a_fixed_window_makes_fuller_batches_and_longer_waits() -> None:
     free = simulate(arrivals, ModelPolicy(slo_s=1.0), GPU_LAW, seconds=20.0)
     assert held.busy_s < 0.5 * free.busy_s
     assert held.latency_quantile(0.5) > 5 * free.latency_quantile(0.5)
+
+
+def test_images_of_two_dimensions_are_answered_in_time_and_share_batches() -> None:
+    rng = random.Random(3)
+    sides = lognormal_lengths(rng, 24, 0.6, 4, 96)
+    law = DeviceLaw(fixed=0.004, per_element=1e-6)
+    arrivals, time = [], 0.0
+    while (time := time + rng.expovariate(400)) < 20.0:
+        arrivals.append(Arrival(time=time, shape=(next(sides), next(sides)), slo_s=0.25))
+    result = simulate(arrivals, ModelPolicy(slo_s=0.25), law, seconds=20.0)
+    assert len(result.latencies) + result.refused + result.expired == result.offered
+    assert result.in_time / result.offered >= 0.99
+    assert max(result.batch_sizes) > 1
+    assert result.padding_ratio <= 0.5
+
+
+def test_a_low_priority_ages_and_is_not_passed_for_ever() -> None:
+    """Half of the traffic outranks it at full load, yet what is admitted of it is answered well before its deadline."""
+    slo_s, patient_s = 0.25, 10.0
+    rng = random.Random(5)
+    urgent = [replace(arrival, priority=1) for arrival in text_traffic(100, 60.0, slo_s)]
+    patient = [
+        replace(arrival, priority=3, slo_s=patient_s)
+        for arrival in poisson_arrivals(rng, 5, 60.0, lognormal_lengths(rng, 24, 1.0, 2, 256), patient_s)
+    ]
+    arrivals = sorted(urgent + patient, key=lambda arrival: arrival.time)
+    result = simulate(arrivals, ModelPolicy(slo_s=slo_s), TEXT_LAW, seconds=60.0)
+    assert len(result.latencies) + result.refused + result.expired == result.offered
+    assert result.latency_quantile(1.0) <= patient_s / 2
+    assert result.expired <= 0.02 * result.offered

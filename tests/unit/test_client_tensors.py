@@ -148,5 +148,10 @@ def test_empty_tensors_keep_their_shape(datatype: str) -> None:
     assert decode_json(datatype, (3, 0), [[], [], []]).shape == (3, 0)
 
 
+def test_null_stands_for_what_a_float_cannot_say_in_json() -> None:
+    np.testing.assert_array_equal(decode_json("FP32", (2, 1), [[None], [1]]), [[np.nan], [1.0]])
+    assert decode_json("FP64", (2,), [None, 2]).dtype == np.float64
+
+
 def test_a_json_number_too_large_for_its_float_is_an_infinity() -> None:
     assert decode_json("FP32", (2,), [1e300, 1]).tolist() == [np.inf, 1]

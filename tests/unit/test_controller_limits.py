@@ -8,6 +8,8 @@ from batchd import (
     BudgetPolicy,
     Completed,
     Controller,
+    Expire,
+    Item,
     ItemId,
     MemoryReading,
     ModelPolicy,
@@ -15,8 +17,10 @@ from batchd import (
     OutOfMemory,
     RefusalReason,
     Refused,
+    ReleaseReason,
     RunBatch,
     Wait,
+    Window,
 )
 
 
@@ -143,3 +147,66 @@ def test_removing_a_model_does_not_recall_its_batch() -> None:
     settled = made.report(OutOfMemory(batch_id=batch.batch_id, peak_bytes=None))
     assert sorted(settled.finished) == [0, 1]
     assert made.next(0.0) == Wait(math.inf)
+
+
+def test_a_request_of_two_rides_in_one_batch_and_is_not_counted_as_two() -> None:
+    made = taught(fixed=0.3, seconds_per_element=1e-5)
+    assert isinstance(made.offer(item(0, deadline=0.5), 0.0), Admitted)
+    assert isinstance(made.offer(item(1, deadline=0.5), 0.0), Admitted)
+    assert len(launched(made, 0.0).items) == 2
+
+
+def test_a_device_that_has_become_fast_again_is_found_out_by_requests_of_several_items() -> None:
+    made = taught(fixed=2.0)  # ten times the deadline
+    number, rounds = 0, 0
+    while True:
+        rounds += 1
+        assert rounds < 30, "the same request is refused for ever"
+        pair = [item(number, deadline=0.2), item(number + 1, deadline=0.2)]
+        number += 2
+        if all(isinstance(made.offer(one, 0.0), Admitted) for one in pair):
+            break
+        for one in pair:
+            made.cancel(one.id)
+    while isinstance(made.next(0.0), Expire):
+        pass
+    assert made.num_waiting() < 2
+
+
+def test_the_window_of_an_urgent_item_holds_back_neither_older_items_nor_pressing_ones() -> None:
+    made = taught(window=Window.FIXED, max_wait_s=1.0, slo_s=10.0, max_queue_size=9)
+    made.offer(item(0, 8, at=0.0, deadline=20.0, priority=1), 0.0)
+    made.offer(item(1, 256, at=0.0, deadline=0.7, priority=3), 0.0)
+    decision = made.next(0.0)
+    assert isinstance(decision, Wait)
+    assert decision.until < 0.7
+    assert launched(made, decision.until).items == (1,)
+
+
+def test_a_fixed_window_closes_for_the_oldest_item_whatever_keeps_coming() -> None:
+    made = taught(window=Window.FIXED, max_wait_s=0.05, slo_s=10.0)
+    made.offer(item(0, 256, at=0.0, deadline=10.0), 0.0)
+    made.offer(item(1, 8, at=0.04, deadline=1.0), 0.04)
+    decision = made.next(0.04)
+    assert isinstance(decision, Wait)
+    assert decision.until == pytest.approx(0.05)
+    assert 0 in launched(made, 0.05).items
+
+
+def test_a_batch_that_memory_keeps_small_says_so() -> None:
+    made = controller(max_batch_size=64)
+    for number in range(5):
+        made.offer(item(number), 0.0)
+    assert launched(made, 0.0).reason is ReleaseReason.MEMORY
+
+
+def test_items_of_different_dimensions_never_share_a_batch() -> None:
+    made = taught()
+    shapes: list[tuple[int, ...]] = [(8,), (8, 8), (), (8,)]
+    for number, shape in enumerate(shapes):
+        made.offer(Item(id=ItemId(number), model="m", shape=shape, arrived=0.0, deadline=9.0), 0.0)
+    batches = []
+    while isinstance(batch := made.next(0.0), RunBatch):
+        batches.append(batch.items)
+        made.report(Completed(batch_id=batch.batch_id, seconds=0.01, peak_bytes=None))
+    assert sorted(batches) == [(0, 3), (1,), (2,)]

@@ -168,3 +168,14 @@ def test_an_item_that_comes_back_is_there_once() -> None:
     room.remove(ItemId(0))
     room.add(one)
     assert room.take(room.groups()[0], 5) == [one]
+
+
+def test_a_lazy_heap_whose_top_nobody_asks_for_does_not_grow() -> None:
+    alive: set[int] = set()
+    heap = LazyHeap(alive)
+    for ticket in range(10_000):
+        alive.add(ticket)
+        heap.push(float(-ticket), ticket)
+        alive.discard(ticket - 3)
+    assert len(heap) < 200
+    assert heap.smallest(3) == [9999, 9998, 9997]

@@ -308,3 +308,23 @@ def test_requests_are_in_time_or_late(device: Device) -> None:
     device.finish()
     assert device.count("slo_requests_total", model="m", met="true") == 1
     assert device.count("slo_requests_total", model="m", met="false") == 1
+
+
+def test_more_items_than_may_ever_wait_are_too_large_and_not_asked_for_again(device: Device) -> None:
+    device.offer(1, *range(17))  # the queue holds 16
+    answers = device.answers()
+    assert len(answers) == 17
+    for answer in answers.values():
+        assert isinstance(answer, ItemAnswer)
+        assert answer.error is not None
+        status, code, _, retry_after_s = answer.error
+        assert (status, code, retry_after_s) == (413, "too_large", None)
+    device.offer(2, *range(16))
+    assert device.serving.num_open == 16
+
+
+def test_an_answer_whose_names_are_no_strings_is_the_models_failure(device: Device) -> None:
+    device.offer(1, 1.0)
+    device.launch()
+    device.finish(cast("Tensors", {5: np.zeros(8, np.float32)}))
+    assert device.errors() == {(1, 0): (500, "model_failed")}

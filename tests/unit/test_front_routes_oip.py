@@ -298,14 +298,24 @@ async def test_metadata_and_configuration() -> None:
         assert (await front.client.get("/v2/health/live")).json()["live"] is True
 
 
+async def test_head_is_answered_like_get_and_refused_where_get_is() -> None:
+    async with rig() as front:
+        for path, status in (("/v2/health/ready", 200), ("/v2/models/nobody", 404), (SCALE, 405), ("/metrics", 200)):
+            assert (await front.client.head(path)).status_code == status
+        front.dispatcher.ready = False
+        assert (await front.client.head("/v2/health/ready")).status_code == 503
+
+
 async def test_readiness_follows_the_device() -> None:
     async with rig() as front:
         assert (await front.client.get("/v2/health/ready")).json() == {"ready": True, "live": True}
         front.dispatcher.draining = True
         response = await front.client.get("/v2/health/ready")
         assert response.status_code == 503
-        assert response.json()["ready"] is False
+        assert refused(response, 503)["ready"] is False
         assert "draining" in response.json()["error"]
+        assert response.json()["live"] is True
+        assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("1", "1000")
 
 
 async def test_models_are_unloaded_and_loaded() -> None:
@@ -313,8 +323,10 @@ async def test_models_are_unloaded_and_loaded() -> None:
         unload = {"parameters": {"unload_dependents": False}}
         assert (await front.client.post("/v2/repository/models/scale/unload", json=unload)).status_code == 200
         gone = await front.client.get("/v2/models/scale/ready")
-        assert gone.status_code == 503
+        assert refused(gone, 503)["ready"] is False
         assert "UNAVAILABLE" in gone.json()["error"]
+        assert gone.json()["name"] == "scale"
+        assert gone.headers["retry-after-ms"] == "1000"
         states = {entry["name"]: entry for entry in (await front.client.post("/v2/repository/index")).json()}
         assert states["scale"]["state"] == "UNAVAILABLE"
         assert states["embedder"] == {"name": "embedder", "version": "3", "state": "READY", "reason": ""}

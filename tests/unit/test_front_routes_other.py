@@ -71,6 +71,27 @@ async def test_refused_embeddings(document: dict[str, Any], status: int, param: 
     assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
 
 
+@pytest.mark.parametrize("given", [["a", "b"], [[1], [2]]])
+async def test_too_many_items_are_named_as_openai_names_them(given: Any) -> None:
+    async with rig(max_items_per_request=1) as front:
+        document = {"model": "embedder", "input": given}
+        error = openai_error(await front.client.post("/v1/embeddings", json=document), 413)
+    assert (error["param"], error["code"]) == ("input", "too_large")
+
+
+async def test_a_text_that_the_model_refuses_is_named() -> None:
+    class Particular(type(InlineDispatcher().models["embedder"])):  # type: ignore[misc]
+        def preprocess(self, item: Any) -> Any:
+            if item["text"].item() == b"b":
+                raise ValueError("no b")
+            return super().preprocess(item)
+
+    async with rig(InlineDispatcher(models={"embedder": Particular()})) as front:
+        document = {"model": "embedder", "input": ["a", "b"]}
+        error = openai_error(await front.client.post("/v1/embeddings", json=document), 400)
+    assert (error["param"], error["message"]) == ("input[1]", "item 1: no b")
+
+
 async def test_a_full_queue_is_a_rate_limit_to_openai_clients() -> None:
     async with rig(InlineDispatcher(refusal=QueueFull("full", retry_after_s=0.25))) as front:
         response = await front.client.post("/v1/embeddings", json={"model": "embedder", "input": "a"})
@@ -109,6 +130,16 @@ async def test_status_is_there_when_the_device_process_is_not() -> None:
         assert metrics.headers["content-type"] == "application/problem+json"
 
 
+async def test_status_tells_the_readiness_after_it_has_waited_for_the_device() -> None:
+    class Failing(InlineDispatcher):
+        async def control(self, action: str, **arguments: Any) -> Any:
+            self.ready = False
+            raise Unavailable("no answer")
+
+    async with rig(Failing()) as front:
+        assert (await front.client.get("/v1/status")).json()["ready"] is False
+
+
 async def test_metrics_are_prometheus_text() -> None:
     async with rig() as front:
         response = await front.client.get("/metrics")
@@ -135,6 +166,9 @@ async def test_every_route_is_documented() -> None:
         infer = paths["/v2/models/{model}/infer"]["post"]
         assert set(infer["requestBody"]["content"]) == {"application/json", "application/octet-stream"}
         assert (await front.client.get("/")).headers["location"] == "/docs"
+        index = paths["/v2/repository/index"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert index["type"] == "array"
+        assert set(paths["/metrics"]["get"]["responses"]["200"]["content"]) == {"text/plain"}
 
 
 async def test_observations_name_the_model_and_the_outcome() -> None:

@@ -66,3 +66,11 @@ def test_the_announced_slo_counts_and_an_unknown_one_is_the_default() -> None:
     assert (watch.slo_s("m"), watch.slo_s("other")) == (0.25, 1.0)
     watch.hear(_announce(state="UNAVAILABLE", slo_s=0.0), now=1.0)
     assert watch.slo_s("m") == 0.25
+
+
+def test_only_a_model_that_loads_is_waited_for_one_that_failed_to_load_is_refused_at_once() -> None:
+    watch = DeviceWatch(["m"])
+    watch.hear(_announce(ready=False, state="LOADING"), now=0.0)
+    assert not watch.takes("m")
+    watch.hear(_announce(ready=False, state="UNAVAILABLE"), now=1.0)
+    assert watch.takes("m")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from batchd_server.supervisor.children import describe
+from batchd_server.supervisor.listening import ListenError, listen
 from batchd_server.supervisor.restarts import CRASH_LOOP, CRASH_LOOP_DELAY_S, LONGEST_DELAY_S, Restarts
 
 
@@ -30,3 +33,8 @@ def test_ends_are_told_in_words() -> None:
     assert describe(3) == "ended with exit code 3"
     assert describe(-9) == "was killed by SIGKILL"
     assert describe(-200) == "was killed by signal 200"
+
+
+def test_a_host_that_cannot_be_a_name_is_said_so() -> None:
+    with pytest.raises(ListenError, match="not a host name"):
+        listen("a" * 70 + ".example", 0)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from batchd_client.loadtest.answer import timing_of
 from batchd_client.loadtest.quantiles import quantiles
-from batchd_client.loadtest.render import print_report
+from batchd_client.loadtest.render import print_report, print_steps
 from batchd_client.loadtest.report import LoadReport, report_of
 from batchd_client.loadtest.runner import Recording
 from batchd_client.loadtest.sample import NO_TIMING, Sample, ServerTiming
@@ -121,8 +121,15 @@ def test_the_padding_of_one_model_is_found_among_the_metrics() -> None:
         'batchd_batch_elements_total{kind="padding",model="m2"} 3.0\n'
     )
     assert parse_padding(metrics, "m") == (5.0, 80.0)
-    assert parse_padding(metrics, "m2") is None
+    assert parse_padding(metrics, "m2") == (3.0, 0.0)
     assert parse_padding("", "m") is None
+
+
+def test_the_first_run_of_a_fresh_daemon_tells_its_padding() -> None:
+    fresh = parse_padding("# TYPE batchd_batch_elements_total counter\n", "m")
+    counted = difference(statistics(0, 0, (0, 0), 0, fresh), statistics(9, 3, (9, 9), 0, (5.0, 95.0)))
+    assert counted is not None
+    assert counted.padding_ratio == pytest.approx(0.05)
 
 
 def test_a_lagging_generator_is_called_out_against_the_slo() -> None:
@@ -157,3 +164,11 @@ def test_every_report_is_json_and_can_be_printed(samples: list[Sample]) -> None:
     out = io.StringIO()
     print_report(Console(file=out, width=100), report(samples, slo_s=0.05))
     assert "goodput (within 50 ms)" in out.getvalue()
+
+
+def test_the_table_of_a_ramp_fits_a_narrow_terminal_with_slow_answers_too() -> None:
+    slow = report([sample(29.876)] * 500, slo_s=0.05)
+    out = io.StringIO()
+    print_steps(Console(file=out, width=80), [slow, slow])
+    assert "29876.0" in out.getvalue()
+    assert "\u2026" not in out.getvalue()

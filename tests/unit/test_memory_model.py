@@ -95,3 +95,20 @@ def test_state_survives_a_restart() -> None:
 def test_a_broken_state_is_refused(state: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not a memory model's state"):
         MemoryModel().load_state_dict(state)
+
+
+def test_an_item_that_fails_alone_though_its_size_has_run_bounds_nobody_else() -> None:
+    model = measured((8, 32))
+    for batch_size in (8, 5, 3, 2, 1):  # a batch around it is split until it stands alone
+        model.observe_out_of_memory(batch_size, 32, 10**9)
+    assert model.largest_single(10**9) is None
+    assert model.max_batch_size(32, 10**9, 64) == 16
+
+
+def test_peaks_of_ever_new_sizes_do_not_pile_up_and_the_bounds_still_hold() -> None:
+    model = measured(*((2, elements) for elements in range(1, 2001)))
+    assert len(model.state_dict()["peaks"]) <= model.config.max_sizes
+    for elements in (1, 700, 2000):
+        bound = model.upper_bytes(2, elements)
+        assert bound is not None
+        assert bound >= peak(2, elements)

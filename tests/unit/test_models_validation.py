@@ -89,3 +89,9 @@ def test_elements_of_a_bytes_tensor_must_be_bytes() -> None:
     with pytest.raises(BadRequest, match="bytes") as caught:
         split_items([TEXT], {"text": np.array([b"one", 2], dtype=object)})
     assert caught.value.field == "text"
+
+
+@pytest.mark.parametrize(("sent", "name"), [(np.ones((1, 8, 4)), "FP64"), (np.full((1, 8, 4), b"x", object), "BYTES")])
+def test_a_wrong_datatype_is_told_in_the_protocols_words(sent: Array, name: str) -> None:
+    with pytest.raises(BadRequest, match=f"must be FP32, got {name}"):
+        split_items([IMAGE], {"image": sent})

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from batchd_client.errors import BatchdError, ConnectionFailed
+from batchd_client.errors import BatchdError, ConnectionFailed, ProtocolError, ServerError
 from batchd_client.loadtest import render
 from batchd_client.loadtest.connections import Connections
 from batchd_client.loadtest.modes import Outcome, run_mode
@@ -40,15 +40,14 @@ def run_command(options: LoadTestOptions) -> int:
         render.print_line(err, f"batchd loadtest: {error}")
         return 2
     except (BatchdError, OSError) as error:
-        reach = f"cannot reach {options.url}: " if isinstance(error, ConnectionFailed) else ""
-        render.print_line(err, f"batchd loadtest: {reach}{error}")
+        render.print_line(err, f"batchd loadtest: {_whose(error, options.url)}{error}")
         return 1
     _print(outcome, out)
-    if options.json is not None:
-        _write_json(_document(options, model, outcome, started), options.json)
-    if options.plot is not None:
-        plot_reports(outcome.reports, options.plot, f"{model}: {options.mode.value} against {options.url}")
-        render.print_line(out, f"plot: {options.plot}")
+    try:
+        _write(options, model, outcome, started, out)
+    except OSError as error:
+        render.print_line(err, f"batchd loadtest: {error}")
+        return 1
     if not any(report.succeeded for report in outcome.reports):
         reason = next(
             (report.commonest_failure for report in outcome.reports if report.commonest_failure), "nothing sent"
@@ -56,6 +55,13 @@ def run_command(options: LoadTestOptions) -> int:
         render.print_line(err, f"batchd loadtest: nothing succeeded: {reason}")
         return 1
     return 1 if outcome.max_rate is not None and outcome.max_rate.best is None else 0
+
+
+def _whose(error: Exception, url: str) -> str:
+    """Name the server where it may be the wrong one."""
+    if isinstance(error, ConnectionFailed):
+        return f"cannot reach {url}: "
+    return f"{url} answered: " if isinstance(error, ServerError | ProtocolError) else ""
 
 
 async def _run(options: LoadTestOptions, out: Console, err: Console) -> tuple[str, Outcome]:
@@ -81,6 +87,14 @@ def _print(outcome: Outcome, out: Console) -> None:
         render.print_report(out, outcome.reports[0])
     else:
         render.print_steps(out, outcome.reports)
+
+
+def _write(options: LoadTestOptions, model: str, outcome: Outcome, started: datetime, out: Console) -> None:
+    if options.json is not None:
+        _write_json(_document(options, model, outcome, started), options.json)
+    if options.plot is not None:
+        plot_reports(outcome.reports, options.plot, f"{model}: {options.mode.value} against {options.url}")
+        render.print_line(out, f"plot: {options.plot}")
 
 
 def _document(options: LoadTestOptions, model: str, outcome: Outcome, started: datetime) -> dict[str, Any]:

@@ -59,10 +59,16 @@ class Connections:
             request = self._requests[payload] = self._prepare(payload)
         waited = not self._idle and self._open >= self._target.max_connections
         lane = await self._acquire()
+        whole = False
         try:
-            return await self._exchange(lane, request, waited)
+            exchange = await self._exchange(lane, request, waited)
+            whole = exchange.answered
+            return exchange
         finally:
-            self._release(lane)
+            if whole:
+                self._release(lane)
+            else:
+                await self._replace(lane)
 
     async def _exchange(self, lane: httpx.AsyncHTTPTransport, request: httpx.Request, waited: bool) -> Exchange:
         now = asyncio.get_running_loop().time
@@ -120,6 +126,16 @@ class Connections:
                 turn.set_result(lane)
                 return
         self._idle.append(lane)
+
+    async def _replace(self, lane: httpx.AsyncHTTPTransport) -> None:
+        """Give the place of a lane that broke off to a fresh one.
+
+        After a cancelled request httpcore may count its connection as taken for good: a lane would never answer again.
+        """
+        try:
+            await lane.aclose()
+        finally:
+            self._release(self._new_lane())
 
     def _new_lane(self) -> httpx.AsyncHTTPTransport:
         return httpx.AsyncHTTPTransport(verify=self._tls, limits=self._limits)

@@ -109,9 +109,12 @@ class Hopeless:
         return self._late > self._allowed or self._failed > self._allowed
 
 
-async def probe_capacity(send: Send, payloads: Sequence[Payload], *, duration_s: float = PROBE_S) -> float:
+async def probe_capacity(
+    send: Send, payloads: Sequence[Payload], *, duration_s: float = PROBE_S, observer: Observer | None = None
+) -> float:
     """Return the requests per second that a closed loop gets through: where the search starts from."""
-    recording = await closed_loop(send, payloads, ClosedLoad(concurrency=PROBE_USERS, duration_s=duration_s))
+    load = ClosedLoad(concurrency=PROBE_USERS, duration_s=duration_s)
+    recording = await closed_loop(send, payloads, load, observer=observer)
     return sum(sample.ok for sample in recording.samples) / recording.wall_s
 
 

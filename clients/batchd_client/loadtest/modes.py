@@ -14,15 +14,16 @@ from batchd_client.loadtest import render
 from batchd_client.loadtest.arrivals import parse_arrivals
 from batchd_client.loadtest.factories import payload_factory
 from batchd_client.loadtest.load import ClosedLoad, OpenLoad
-from batchd_client.loadtest.max_rate import TRIAL_S, MaxRateReport, TrialPlan, probe_capacity, search_max_rate
+from batchd_client.loadtest.max_rate import PROBE_S, TRIAL_S, MaxRateReport, TrialPlan, probe_capacity, search_max_rate
 from batchd_client.loadtest.measurement import measure_open_loop, plan_span_s
 from batchd_client.loadtest.options import DEFAULT_RATE, LoadTestOptions, Mode
-from batchd_client.loadtest.payload import Payload, PlannedRequest, payload_pool
+from batchd_client.loadtest.payload import Payload, PayloadFactory, PlannedRequest, payload_pool
 from batchd_client.loadtest.progress import shown
 from batchd_client.loadtest.rate_search import RateSearch
 from batchd_client.loadtest.recorded_trace import plan_trace, read_trace
 from batchd_client.loadtest.report import LoadReport, report_of
 from batchd_client.loadtest.runner import Observer, Send, closed_loop, open_loop
+from batchd_client.loadtest.tensor_payloads import TensorPayloads
 
 _OVERLOAD = ("429", "503", "504")
 
@@ -54,10 +55,10 @@ async def run_mode(options: LoadTestOptions, model: str, send: Send, out: Consol
         for name in sorted({row.model for row in rows if row.model is not None} - {model}):
             factories[name] = await payload_factory(options, name)
         plan = plan_trace(rows, factories, model, rng, speed=options.speed)
-        await _check_first(send, plan[0].payload)
+        await _check_first(send, plan[0].payload, factories[rows[0].model or model])
         return await _trace(options, plan, send, err)
     payloads = payload_pool(factory, rng, items=options.items, deadline_s=options.deadline_s)
-    await _check_first(send, payloads[0])
+    await _check_first(send, payloads[0], factory)
     match options.mode:
         case Mode.CLOSED:
             return await _closed(options, payloads, send, err)
@@ -70,11 +71,19 @@ async def run_mode(options: LoadTestOptions, model: str, send: Send, out: Consol
             return Outcome(reports=(await _open(options, payloads, send, err, rate, "open loop"),))
 
 
-async def _check_first(send: Send, payload: Payload) -> None:
+async def _check_first(send: Send, payload: Payload, factory: PayloadFactory) -> None:
     exchange = await send(payload)
     if not exchange.ok and not exchange.outcome.startswith(_OVERLOAD):
         detail = f": {exchange.message}" if exchange.message else ""
-        raise RefusedAtOnce(f"the first request failed with {exchange.outcome}{detail}")
+        raise RefusedAtOnce(f"the first request failed with {exchange.outcome}{detail}{_advice(factory)}")
+
+
+def _advice(factory: PayloadFactory) -> str:
+    """Say what to try where tensors were made up for several inputs: metadata does not tell which go together."""
+    if not isinstance(factory, TensorPayloads) or len(factory.inputs) < 2:
+        return ""
+    sent = ", ".join(tensor.name for tensor in factory.inputs)
+    return f" (sent were {sent}; --input-name NAME sends only some of them, --texts or --inputs your own)"
 
 
 async def _open(
@@ -140,8 +149,8 @@ async def _max_rate(
     assert options.slo_s is not None
     start = options.rate
     if start is None:
-        async with shown(err, "capacity probe", None):
-            capacity = await probe_capacity(send, payloads)
+        async with shown(err, "capacity probe", PROBE_S) as observer:
+            capacity = await probe_capacity(send, payloads, observer=observer)
         start = max(0.5 * capacity, 0.2)
         render.print_line(out, f"a closed loop got through {capacity:.1f}/s; starting at half of that")
     start = min(start, options.max_rate)

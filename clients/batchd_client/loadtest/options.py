@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,24 +74,27 @@ class LoadTestOptions:
         positive = {
             "--rate": self.rate,
             "--concurrency": self.concurrency,
+            "--max-rate": self.max_rate,
             "--speed": self.speed,
             "--items": self.items,
             "--duration": self.duration_s,
             "--requests": self.requests,
-            "--deadline-ms": self.deadline_s,
-            "--slo-ms": self.slo_s,
+            "--max-connections": self.max_connections,
+            "--timeout-ms": self.timeout_s * 1e3,
+            "--deadline-ms": None if self.deadline_s is None else self.deadline_s * 1e3,
+            "--slo-ms": None if self.slo_s is None else self.slo_s * 1e3,
         }
         for name, value in positive.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value:g}")
-        if not self.warmup_s >= 0:
-            raise ValueError(f"--warmup must not be negative, got {self.warmup_s:g}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value:g}")
+        for name, value in {"--warmup": self.warmup_s, "--seed": self.seed}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must not be negative or infinite, got {value:g}")
         parse_arrivals(self.arrivals)
         self._check_payload()
         self.length_distribution()
         self.target()
-        if self.plot is not None:
-            check_plotting()
+        self._check_outputs()
 
     def _check_mode(self) -> None:
         chosen = {
@@ -126,6 +130,19 @@ class LoadTestOptions:
         for path in (self.texts, self.inputs, self.trace):
             if path is not None and not path.exists():
                 raise ValueError(f"{path}: no such file")
+
+    def _check_outputs(self) -> None:
+        """Refuse what could not be written, before a run is spent on it."""
+        if self.plot is not None:
+            check_plotting(self.plot)
+        for name, path in (("--json", None if self.json in (None, "-") else Path(self.json)), ("--plot", self.plot)):
+            try:
+                if path is not None and path.is_dir():
+                    raise ValueError(f"{name} {path}: is a folder")
+                if path is not None and not path.absolute().parent.is_dir():
+                    raise ValueError(f"{name} {path}: there is no such folder")
+            except OSError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     @property
     def mode(self) -> Mode:

@@ -11,17 +11,20 @@ import numpy as np
 
 from batchd_client.loadtest.report import LoadReport, is_good
 
+FORMATS = (".png", ".svg", ".pdf")
 _GOOD, _SERVICE, _BAD, _LIMIT = "#1f6fb4", "#8c8c8c", "#c8372d", "#d98c00"
 
 
-def check_plotting() -> None:
+def check_plotting(path: Path | None = None) -> None:
     """Make sure that a plot can be drawn before a run is spent on it.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        ValueError: matplotlib is not installed, or the file's ending is none of `FORMATS`.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install 'batchd[plot]'")
+    if path is not None and path.suffix.lower() not in FORMATS:
+        raise ValueError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
 
 
 def plot_reports(reports: Sequence[LoadReport], path: Path, title: str) -> None:
@@ -109,13 +112,25 @@ def _finish_distribution(axes: Any, slo_s: float | None) -> None:
     axes.set(
         title="Latency distribution", xlabel="ms (log scale)", ylabel="% of answers", xscale="log", ylim=(0, 100.5)
     )
+    _plain_ticks(axes.xaxis)
     axes.legend(fontsize=8, loc="best")
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis 1, 2, 5, 10, or by decades where it has many: labels must not run into each other."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415 - as matplotlib itself
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _throughput_over_time(axes: Any, report: LoadReport) -> None:
     start = min((sample.scheduled for sample in report.samples), default=0.0)
-    width = max(report.wall_s / 60, 0.25)
-    edges = np.arange(0.0, report.wall_s + width, width)
+    # Whole bins: what a shorter last one had counted would look like a drop.
+    edges = np.linspace(0.0, report.wall_s, max(2, min(61, int(report.wall_s / 0.25) + 1)))
+    width = float(edges[1])
     curves = (
         ("offered", _SERVICE, [sample.scheduled for sample in report.samples]),
         ("answered", _GOOD, [sample.done for sample in report.samples if sample.ok]),
@@ -123,7 +138,7 @@ def _throughput_over_time(axes: Any, report: LoadReport) -> None:
     )
     for label, color, times in curves:
         counts, _ = np.histogram(np.asarray(times) - start, bins=edges)
-        axes.step(edges[:-1], counts / width, where="post", color=color, linewidth=1.4, label=label)
+        axes.stairs(counts / width, edges, baseline=None, color=color, linewidth=1.4, label=label)
     axes.set(title="Throughput", xlabel="s", ylabel="requests/s", ylim=(0, None))
     axes.legend(fontsize=8, loc="best")
 
@@ -147,6 +162,7 @@ def _latency_over_rate(axes: Any, reports: Sequence[LoadReport], broken_off: Seq
         rates = [_rate(report) for report in broken_off]
         axes.plot(rates, [slo_s * 1e3] * len(rates), "x", color=_BAD, label="broken off over the SLO")
     axes.set(title="Response time by rate", xlabel="offered requests/s", ylabel="ms (log scale)", yscale="log")
+    _plain_ticks(axes.yaxis)
     axes.legend(fontsize=8, loc="best")
 
 

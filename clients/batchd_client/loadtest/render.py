@@ -52,13 +52,14 @@ def print_warnings(console: Console, report: LoadReport) -> None:
 
 def print_steps(console: Console, reports: Sequence[LoadReport]) -> None:
     """Print a row for each step of a ramp."""
-    table = _table("offered/s", "answered", "goodput", "p50 ms", "p90", "p95", "p99", "max", "failed")
+    print_line(console, "requests per second; response times in ms")
+    table = _table("offered", "answered", "goodput", "p50", "p90", "p95", "p99", "max", "failed", narrow=True)
     for report in reports:
         table.add_row(
             f"{report.offered_rate:.1f}",
             f"{report.completed_rate:.1f}",
             f"{report.goodput:.1f}",
-            *_milliseconds(report.response),
+            *_milliseconds(report.response, decimals=1),
             f"{report.failed_fraction:.1%}",
         )
     console.print(table)
@@ -109,15 +110,16 @@ def _within(report: LoadReport) -> str:
     return "" if report.slo_s is None else f" (within {report.slo_s * 1e3:g} ms)"
 
 
-def _milliseconds(summary: Quantiles | None) -> tuple[str, ...]:
+def _milliseconds(summary: Quantiles | None, *, decimals: int = 2) -> tuple[str, ...]:
     if summary is None:
         return ("-",) * 5
     values = (summary.p50, summary.p90, summary.p95, summary.p99, summary.max)
-    return tuple(f"{value * 1e3:.2f}" for value in values)
+    return tuple(f"{value * 1e3:.{decimals}f}" for value in values)
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(first: str, *others: str, narrow: bool = False) -> Table:
+    """Return an empty table; a `narrow` one has nine columns in 80 characters, seven digits each."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0) if narrow else (0, 1))
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")

@@ -52,10 +52,15 @@ class Reading:
 
 
 def parse_padding(metrics: str, model: str) -> tuple[float, float] | None:
-    """Find how many elements of a model were padding, and carried data, in the text of `/metrics`."""
+    """Find how many elements of a model were padding, and carried data, in the text of `/metrics`.
+
+    A model that has not run yet has no samples: zero of both. None where the server does not count elements.
+    """
+    if "# TYPE batchd_batch_elements_total " not in metrics:
+        return None
     pattern = rf'^batchd_batch_elements_total\{{kind="(padding|data)",model="{re.escape(model)}"\}} (\S+)$'
     found = {kind: float(value) for kind, value in re.findall(pattern, metrics, re.MULTILINE)}
-    return (found["padding"], found["data"]) if len(found) == 2 else None
+    return found.get("padding", 0.0), found.get("data", 0.0)
 
 
 def difference(before: Reading | None, after: Reading | None) -> ServerStatistics | None:

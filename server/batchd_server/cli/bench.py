@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from batchd_server.models.protocol import Model
     from batchd_server.models.spec import Tensors
 
-app = typer.Typer(help="Measure a model on this machine.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure a model on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.callback()

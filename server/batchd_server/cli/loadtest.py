@@ -44,7 +44,11 @@ def loadtest(  # noqa: PLR0913 - one parameter per option is how typer declares 
     ] = 20_000.0,
     payload: Annotated[
         Literal["auto", "tensors", "texts", "inputs"],
-        typer.Option(help="auto: texts or inputs if given, else random tensors.", rich_help_panel=_SENT),
+        typer.Option(
+            metavar="KIND",
+            help="tensors (random), texts, inputs, or auto: texts or inputs if given, else tensors.",
+            rich_help_panel=_SENT,
+        ),
     ] = "auto",
     lengths: Annotated[
         str | None,

@@ -9,22 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 class Section(BaseModel):
-    """A table of the file: unknown keys are errors."""
+    """A table of the file: unknown keys are errors, and so are infinities and truth values for numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be a truth value")
+        return value
 
 
 class ServerSettings(Section):
     """`[server]`: the HTTP side."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8080, ge=0, le=65535)
     fronts: int = Field(default=1, ge=1, le=64)
     """Front processes that share the port."""
@@ -46,7 +53,7 @@ class DeviceSettings(Section):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="auto, cpu, cuda, or cuda:N for device N",
     )
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """torch's intra-op threads on the CPU; default: the cores less one, at least one."""
     memory_fraction: float = Field(default=0.85, gt=0, le=1)
     """Share of the device's memory that may ever be used."""
@@ -110,6 +117,13 @@ class StateSettings(Section):
 
     directory: Path | None = None
     """Where learned cost models are saved; None = nowhere."""
+
+    @field_validator("directory", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: Any) -> Any:
+        if value == "" or (isinstance(value, str) and "\0" in value):
+            raise ValueError("must be a path")
+        return value
 
 
 DEFAULT_MODELS: dict[str, ModelSettings] = {

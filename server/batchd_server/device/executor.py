@@ -200,7 +200,7 @@ class Executor:
         # The exception and with it the frames that hold the batch are gone when this returns: recovery comes after.
         try:
             return self._forward(model, items, padded_shape, measurement)
-        except Exception as error:  # user code: whatever it raises is an answer
+        except BaseException as error:  # user code: whatever it raises is an answer, sys.exit and Rust panics included
             failure = classify(error)
             log.debug("a batch failed", exc_info=error)
             return failure

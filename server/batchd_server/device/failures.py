@@ -67,19 +67,19 @@ class WrongAnswerCount(Exception):
     """`split` returned another number of answers than there are items."""
 
 
-def classify(error: Exception) -> Failure:
+def classify(error: BaseException) -> Failure:
     """Return what `error` means."""
     return Failure(_kind(error), describe(error))
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return the exception's type and first line, shortened and without paths: fit for a client."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return _PATH.sub("<path>", text)[:MAX_MESSAGE_CHARS]
 
 
-def _kind(error: Exception) -> FailureKind:
+def _kind(error: BaseException) -> FailureKind:
     if isinstance(error, MemoryError) or any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):
         return FailureKind.OUT_OF_MEMORY
     if not isinstance(error, RuntimeError):

@@ -57,7 +57,7 @@ class Loader:
             result: Loaded | LoadFailed = self._load(name)
         except ModelLoadError as error:
             result = LoadFailed(name, str(error))
-        except Exception as error:  # user code: whatever it raises is the reason
+        except BaseException as error:  # user code: whatever it raises is the reason, sys.exit included
             log.warning("model %s cannot be loaded", name, exc_info=error)
             result = LoadFailed(name, describe(error))
         self._deliver(result)

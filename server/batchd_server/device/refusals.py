@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchd.decision import RefusalReason, Refused
-from batchd_server.errors import DeadlineInfeasible, QueueFull, ServingError, TooLarge, Unavailable
+from batchd_server.errors import DeadlineInfeasible, InsufficientMemory, QueueFull, ServingError, TooLarge, Unavailable
 
 NOT_LOADED_RETRY_S = 1.0
 
@@ -11,7 +11,7 @@ _ERRORS: dict[RefusalReason, type[ServingError]] = {
     RefusalReason.QUEUE_FULL: QueueFull,
     RefusalReason.DEADLINE_INFEASIBLE: DeadlineInfeasible,
     RefusalReason.TOO_LARGE: TooLarge,
-    RefusalReason.MEMORY: TooLarge,
+    RefusalReason.MEMORY: InsufficientMemory,
     RefusalReason.DRAINING: Unavailable,
 }
 

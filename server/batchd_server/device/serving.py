@@ -20,7 +20,7 @@ from batchd_server.device.failures import Failure
 from batchd_server.device.item_table import ItemTable, PendingItem
 from batchd_server.device.refusals import refusal_error
 from batchd_server.device.work import BatchDone, BatchWork
-from batchd_server.errors import BadRequest, DeadlineExceeded, InsufficientMemory, ServingError, Unavailable
+from batchd_server.errors import BadRequest, DeadlineExceeded, InsufficientMemory, ServingError, TooLarge, Unavailable
 from batchd_server.link.codec import Frame, LinkError, unpack_tensors
 from batchd_server.link.messages import Offer
 from batchd_server.models.protocol import Model
@@ -76,6 +76,11 @@ class Serving:
         _, slo_s = self._models.get(message.model, (None, 0.0))
         deadline = message.arrived + slo_s if message.deadline is None else message.deadline
         self.cancel(front, message.request)  # offered again: only the last offer counts
+        limit = self._controller.max_queue_size(message.model)
+        if limit is not None and len(message.items) > limit:
+            detail = f"{len(message.items)} items are more than may ever wait for {message.model}: {limit}"
+            self._refuse_request(front, message, TooLarge(detail))
+            return
         request = self._table.request(front, message.request)
         for index, offered in enumerate(message.items):
             item = Item(

@@ -17,6 +17,7 @@ from batchd_server.config.settings import Settings
 from batchd_server.errors import ServingError
 from batchd_server.front.dispatcher import Dispatcher
 from batchd_server.front.error_responses import render_http_exception, render_serving_error, render_validation_error
+from batchd_server.front.native.decisions import decision_routes
 from batchd_server.front.native.metrics import metrics_routes
 from batchd_server.front.native.status import status_routes
 from batchd_server.front.observer import NoObserver, Observer
@@ -76,6 +77,7 @@ def create_app(
         repository_routes,
         model_list_routes,
         status_routes,
+        decision_routes,
         metrics_routes,
     ):
         app.router.routes.extend(routes(front).routes)  # include_router would cost each request 9 us more

@@ -13,9 +13,9 @@ from batchd_server.errors import BadRequest
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 
 
-def json_response(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(document: object) -> Response:
     """Return `document` as `application/json`, exactly so: kserve's client compares the media type."""
-    return Response(orjson.dumps(document), status_code=status, media_type="application/json", headers=headers)
+    return Response(orjson.dumps(document), media_type="application/json")
 
 
 def json_object(body: bytes | memoryview) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batchd_server.errors import ServingError
+from batchd_server.errors import ServingError, Unavailable
 
 DEFAULT_RETRY_AFTER_S = 1.0
 _RETRYABLE = {429, 503}
@@ -34,14 +34,18 @@ def error_response(
     *,
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Render `error` for a request to `path`. `status` overrides the error's own where HTTP's router decided it."""
+    """Render `error` for a request to `path`.
+
+    `status` overrides the error's own where HTTP's router decided it. `beside` is what else a `/v2` answer tells.
+    """
     status = error.status if status is None else status
     retry_headers, retry_after_ms = _retry(error, status)
     document: dict[str, Any]
     media_type = "application/json"
     if _under(path, "/v2"):
-        document = {"error": _with_field(error), "code": error.code, "request_id": request_id}
+        document = {"error": _with_field(error), "code": error.code, "request_id": request_id, **(beside or {})}
         if error.field is not None:
             document["field"] = error.field
         if retry_after_ms is not None:
@@ -65,6 +69,12 @@ def error_response(
     return Response(
         orjson.dumps(document), status_code=status, media_type=media_type, headers={**retry_headers, **(headers or {})}
     )
+
+
+def not_ready_response(request: Request, reason: str, **beside: object) -> Response:
+    """Answer a question for readiness with no: an error as any other, and what the protocol tells `beside` it."""
+    refusal = Unavailable(reason)
+    return error_response(refusal, request.url.path, request.state.request_id, beside={"ready": False, **beside})
 
 
 async def render_serving_error(request: Request, error: Exception) -> Response:

@@ -21,6 +21,7 @@ from batchd_server.link.codec import Frame, LinkError, pack_tensors
 from batchd_server.link.control_calls import ControlCalls
 from batchd_server.link.device_watch import DeviceWatch
 from batchd_server.link.front_endpoint import FrontEndpoint
+from batchd_server.link.item_shape import item_shape
 from batchd_server.link.messages import (
     Announce,
     Answers,
@@ -106,7 +107,7 @@ class LinkDispatcher:
         try:
             return self._models[name]
         except KeyError:
-            raise NotFound(f"model {name!r} is not configured") from None
+            raise NotFound(f"model {name!r} is not configured", field="model") from None
 
     def state(self) -> DeviceState:
         """Return the last announced state, without asking."""
@@ -155,6 +156,8 @@ class LinkDispatcher:
         Raises:
             ServingError: as the device process answered, or Unavailable where it does not answer.
         """
+        if self._device.present is not None:
+            self._check_heard()
         if action == "metrics":
             self._ship()
         control: Control = self._calls.begin(action, arguments)
@@ -173,16 +176,18 @@ class LinkDispatcher:
         if not self._device.was_ready:
             raise Unavailable("the server is starting", code="starting", retry_after_s=RETRY_AFTER_S)
         # just gone: a new one is on its way, and requests wait for it; silent for long: they are better off elsewhere
+        self._check_heard()
+        self.model(model)
+
+    def _check_heard(self) -> None:
         if self._device.is_silent(time.monotonic()):
             raise Unavailable("the device process does not answer", code="device_lost", retry_after_s=RETRY_AFTER_S)
-        if model not in self._models:
-            raise NotFound(f"model {model!r} is not configured")
 
     def _pending(self, request: InferenceRequest) -> PendingRequest:
         frames: list[Frame] = []
         model = self._models[request.model]
         try:
-            items = tuple(OfferedItem(tuple(model.shape(item)), pack_tensors(item, frames)) for item in request.items)
+            items = tuple(OfferedItem(item_shape(model, item), pack_tensors(item, frames)) for item in request.items)
         except LinkError as error:
             raise ModelFailed(
                 f"model {request.model!r} preprocessed an item to what cannot be sent: {error}"

@@ -105,15 +105,15 @@ class Front:
                 raise BadRequest(f"item {index}: {error}", field="inputs") from error
         return prepared
 
-    def check_items(self, num_items: int) -> None:
-        """Refuse requests of too many items.
+    def check_items(self, num_items: int, field: str = "inputs") -> None:
+        """Refuse requests of too many items; `field` is what the protocol calls them.
 
         Raises:
             TooLarge: more than `max_items_per_request`.
         """
         limit = self.settings.server.max_items_per_request
         if num_items > limit:
-            raise TooLarge(f"{num_items} items are more than the {limit} that one request may hold", field="inputs")
+            raise TooLarge(f"{num_items} items are more than the {limit} that one request may hold", field=field)
 
     async def infer(
         self,

@@ -107,6 +107,8 @@ def unpack_tensors(refs: Sequence[TensorRef], frames: Sequence[Frame]) -> dict[s
 
 
 def _pack(name: str, array: Array, frames: list[Frame]) -> TensorRef:
+    if not isinstance(name, str):
+        raise LinkError(f"tensor name {name!r} is not a string")
     shape = tuple(array.shape)
     if array.dtype.kind == "O":
         frames.append(_join(name, array))

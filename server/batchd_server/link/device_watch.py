@@ -46,15 +46,18 @@ class DeviceWatch:
         return now - self._heard > SILENCE_S
 
     def takes(self, model: str) -> bool:
-        """Return whether a request for `model` may be offered: it is served, or will be refused with the reason."""
+        """Return whether a request for `model` may be offered: it is served, or will be refused with the reason.
+
+        Only for a model that is being loaded does waiting help.
+        """
         if self.present is None:
             return False
-        return self.present.ready or any(_is_ready(state, model) for state in self.present.models)
+        return self.present.ready or any(_is_settled(state, model) for state in self.present.models)
 
     def slo_s(self, model: str) -> float:
         """Return the announced SLO of `model`."""
         return self._slo_s[model]
 
 
-def _is_ready(state: ModelState, model: str) -> bool:
-    return state.name == model and state.state == "READY"
+def _is_settled(state: ModelState, model: str) -> bool:
+    return state.name == model and state.state != "LOADING"

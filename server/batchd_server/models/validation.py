@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from batchd_server.errors import BadRequest
-from batchd_server.models.spec import Array, TensorSpec
+from batchd_server.models.spec import NUMPY_DTYPES, Array, TensorSpec
 
 
 def split_items(
@@ -47,7 +47,8 @@ def split_items(
 def _check_tensor(spec: TensorSpec, array: Array) -> None:
     name = spec.name
     if array.dtype != spec.dtype:
-        raise BadRequest(f"input {name!r} must be {spec.datatype}, got {array.dtype}", field=name)
+        got = next((datatype for datatype, dtype in NUMPY_DTYPES.items() if dtype == array.dtype), array.dtype)
+        raise BadRequest(f"input {name!r} must be {spec.datatype}, got {got}", field=name)
     if array.ndim != len(spec.shape) + 1:
         raise BadRequest(
             f"input {name!r} must have {len(spec.shape) + 1} axes, {spec.wire_shape}, got shape {list(array.shape)}",

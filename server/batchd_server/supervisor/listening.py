@@ -32,6 +32,8 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise ListenError(f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:  # a name that cannot be looked up: a label of 64 letters
+        raise ListenError(f"cannot listen on {host!r}: not a host name: {error}") from None
     listener.setblocking(False)
     return listener
 

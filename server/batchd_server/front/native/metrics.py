@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
@@ -25,6 +25,7 @@ def metrics_routes(front: Front) -> APIRouter:
         metrics,
         methods=["GET"],
         response_model=None,
+        response_class=PlainTextResponse,  # for the description only
         openapi_extra={"responses": {"200": {"description": "OK", "content": {"text/plain": {}}}}},
     )
     return router

@@ -32,11 +32,11 @@ def status_routes(front: Front) -> APIRouter:
 
 async def current_status(front: Front) -> dict[str, Any]:
     """Return what the device process tells, with what this front knows itself."""
-    state = front.dispatcher.state()
     try:
         document: dict[str, Any] = dict(await front.dispatcher.control("status"))
     except Unavailable as unavailable:
         document = {"detail": unavailable.message}
+    state = front.dispatcher.state()  # after the waiting, during which it may have changed
     # of this front, which outlives device processes
     document |= {"version": front.release, "uptime_s": round(time.time() - front.started, 3)}
     document.setdefault("device", {"pid": state.pid})

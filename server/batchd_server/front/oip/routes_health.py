@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batchd_server.front.documents import json_response, openapi
+from batchd_server.front.error_responses import not_ready_response
 from batchd_server.front.oip.metadata import server_metadata
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
@@ -33,8 +34,7 @@ def health_routes(front: Front) -> APIRouter:
             reason = "the server is draining"
         else:
             reason = "the device process is starting" if state.connected else "the device process is not connected"
-        refusal = {"error": reason, "code": "unavailable", "ready": False, "live": True}
-        return json_response(refusal, 503, {"retry-after": "1"})
+        return not_ready_response(request, reason, live=True)
 
     for path, endpoint in (("/v2", metadata), ("/v2/health/live", live), ("/v2/health/ready", ready)):
         router.add_api_route(path, endpoint, methods=["GET"], openapi_extra=openapi(path), response_model=None)

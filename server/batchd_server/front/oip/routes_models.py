@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batchd_server.front.documents import json_response, openapi
+from batchd_server.front.error_responses import not_ready_response
 from batchd_server.front.oip.metadata import model_config, model_metadata
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.repository import model_states
@@ -38,8 +39,7 @@ def model_routes(front: Front) -> APIRouter:
         if state.state == "READY":
             return json_response({"name": name, "ready": True})
         reason = f"model {name!r} is {state.state}{': ' + state.reason if state.reason else ''}"
-        refusal = {"error": reason, "code": "unavailable", "name": name, "ready": False}
-        return json_response(refusal, 503, {"retry-after": "1"})
+        return not_ready_response(request, reason, name=name)
 
     async def config(request: Request) -> Response:
         """Tell the configuration of a model in the names of Triton's ModelConfig."""

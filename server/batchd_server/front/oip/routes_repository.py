@@ -13,6 +13,14 @@ from batchd_server.front.raw_route import raw_router
 from batchd_server.front.repository import model_states
 from batchd_server.front.service import Front
 
+_INDEX_REQUEST = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+_INDEX = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("name", "version", "state", "reason")},
+    },
+}
 _ANY_OBJECT = {"type": "object", "properties": {"parameters": {"type": "object"}}}
 
 
@@ -45,14 +53,13 @@ def repository_routes(front: Front) -> APIRouter:
         """Unload a model; its requests are refused until it is loaded again."""
         return await _order(front, request, "unload")
 
-    for path, endpoint, body in (
-        ("/v2/repository/index", index, {"type": "object", "properties": {"ready": {"type": "boolean"}}}),
-        ("/v2/repository/models/{model}/load", load, _ANY_OBJECT),
-        ("/v2/repository/models/{model}/unload", unload, _ANY_OBJECT),
+    for path, endpoint, body, answer in (
+        ("/v2/repository/index", index, _INDEX_REQUEST, _INDEX),
+        ("/v2/repository/models/{model}/load", load, _ANY_OBJECT, None),
+        ("/v2/repository/models/{model}/unload", unload, _ANY_OBJECT, None),
     ):
-        router.add_api_route(
-            path, endpoint, methods=["POST"], openapi_extra=openapi(path, body=body), response_model=None
-        )
+        extra = openapi(path, body=body, answer=answer)
+        router.add_api_route(path, endpoint, methods=["POST"], openapi_extra=extra, response_model=None)
     return router
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -89,16 +89,17 @@ def _embedder(model: Model, asked: EmbeddingsRequest) -> TextEmbedder:
 
 
 def _items(front: Front, model: Model, embedder: TextEmbedder, asked: EmbeddingsRequest) -> list[Tensors]:
-    front.check_items(len(asked.texts) or len(asked.tokens))
-    if asked.texts:
-        texts = np.empty(len(asked.texts), dtype=object)
-        texts[:] = [text.encode() for text in asked.texts]
-        return front.items(model, [(embedder.embedding_input, texts)])
+    front.check_items(len(asked.texts) or len(asked.tokens), "input")
+    name = embedder.embedding_input if asked.texts else embedder.token_input
+    given: Iterator[Array] = (
+        (np.array([text.encode()], dtype=object) for text in asked.texts)
+        if asked.texts
+        else (np.array([tokens], dtype=np.int64) for tokens in asked.tokens)
+    )
     items: list[Tensors] = []
-    for index, tokens in enumerate(asked.tokens):  # one by one: their lengths differ
-        ids: Array = np.array([tokens], dtype=np.int64)
+    for index, array in enumerate(given):  # one by one: tokens differ in length, and an error names its entry
         try:
-            items += front.items(model, [(embedder.token_input, ids)], first=index)
+            items += front.items(model, [(name, array)], first=index)
         except BadRequest as error:
             raise BadRequest(error.message, field=f"input[{index}]") from error
     return items

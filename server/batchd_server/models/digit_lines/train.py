@@ -1,12 +1,13 @@
 """Trains the weights beside this module and writes their model card.
 
-    python -m batchd_server.models.digit_lines.train
+    python -m batchd_server.models.digit_lines.train [--out FOLDER]
 
 Needs scikit-learn (`pip install 'batchd[demo]'`); half a minute on one core.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from pathlib import Path
@@ -101,7 +102,17 @@ def _augment(images: Image, rng: np.random.Generator) -> Image:
     return augmented
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train, and write both files."""
+    parser = argparse.ArgumentParser(description="Train digit-lines' weights and write them with their model card.")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, default=WEIGHTS_FILE.parent, help="default: %(default)s")
+    folder: Path = parser.parse_args().out
+    if not folder.is_dir():
+        parser.error(f"--out {folder}: no such folder")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    write(train(split_scans()[0]), WEIGHTS_FILE, CARD_FILE)
+    write(train(split_scans()[0]), folder / WEIGHTS_FILE.name, folder / CARD_FILE.name)
+
+
+if __name__ == "__main__":
+    main()
