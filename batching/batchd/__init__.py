@@ -4,7 +4,7 @@ Nothing here has a clock, a thread, a socket, a file or torch; see `batchd.contr
 """
 
 from batchd.budget import BudgetPolicy, MemoryReading
-from batchd.controller import Controller, ControllerSnapshot, ModelSnapshot
+from batchd.controller import Controller
 from batchd.decision import (
     Admission,
     Admitted,
@@ -22,6 +22,7 @@ from batchd.latency_model import LatencyModel, LatencyModelConfig
 from batchd.memory_model import MemoryModel, MemoryModelConfig
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
 from batchd.policy import ModelPolicy, PadTo, Window
+from batchd.snapshot import ControllerSnapshot, ModelSnapshot
 
 __version__ = "0.1.0"
 

@@ -19,6 +19,7 @@ from batchd.lifecycle import Event, State, advance
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
 from batchd.policy import ModelPolicy
 from batchd.served_model import ServedModel
+from batchd.snapshot import ControllerSnapshot, model_snapshot
 from batchd.waiting_room import Waiting
 from batchd.window import release_at
 
@@ -27,30 +28,6 @@ PROBE_AFTER = 8
 
 What is refused teaches nothing, so a law that has become too slow would otherwise refuse the same requests for ever.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSnapshot:
-    """How one model stands. Times in seconds."""
-
-    name: str
-    queued: int
-    oldest_age_s: float
-    fixed_s: float | None
-    """Fitted fixed cost of a batch; None before the first measurement."""
-    upper_factor: float
-    num_samples: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerSnapshot:
-    """How the controller stands, for status pages and metrics."""
-
-    models: tuple[ModelSnapshot, ...]
-    budget_bytes: int | None
-    headroom_bytes: int | None
-    running: BatchId | None
-    draining: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +210,7 @@ class Controller:
     def snapshot(self, now: float) -> ControllerSnapshot:
         """Return how everything stands."""
         return ControllerSnapshot(
-            models=tuple(_snapshot(model, now) for model in self._models.values()),
+            models=tuple(model_snapshot(model, now) for model in self._models.values()),
             budget_bytes=budget_bytes(self._reading, self._budget_policy),
             headroom_bytes=self.headroom(),
             running=None if self._running is None else self._running.batch_id,
@@ -367,16 +344,3 @@ class Controller:
         """The item reaches the end of its life and is forgotten."""
         advance(self._states.pop(item_id), event)
         del self._model_of[item_id]
-
-
-def _snapshot(model: ServedModel, now: float) -> ModelSnapshot:
-    oldest = model.room.oldest()
-    coefficients = model.latency.coefficients
-    return ModelSnapshot(
-        name=model.name,
-        queued=len(model.room),
-        oldest_age_s=0.0 if oldest is None else now - oldest.item.arrived,
-        fixed_s=None if coefficients is None else coefficients[0],
-        upper_factor=model.law.upper,
-        num_samples=model.latency.num_samples,
-    )
