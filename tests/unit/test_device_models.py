@@ -23,6 +23,7 @@ from batchd_server.device.work import Loaded, LoadFailed, ReleaseDone, ReleaseWo
 from batchd_server.errors import NotFound, ServingError, Unavailable
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors, TensorSpec
+from batchd_server.observe.arrival_trace import ArrivalTrace
 from batchd_server.observe.instruments import Instruments
 from batchd_server.observe.metrics import Metrics
 
@@ -56,7 +57,7 @@ class Rig:
         self.lifecycle = ModelLifecycle(
             self.repository,
             self.controller,
-            Serving(self.controller, answering, instruments, self.submitted.append),
+            Serving(self.controller, answering, instruments, self.submitted.append, ArrivalTrace(None)),
             LearnedState(directory),
             circumstances={"a": {"device": "test"}, "b": {}},
             load=self.asked.append,

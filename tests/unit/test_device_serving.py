@@ -23,6 +23,7 @@ from batchd_server.link.codec import Frame, pack_tensors, unpack_tensors
 from batchd_server.link.messages import Answers, DeviceMessage, ItemAnswer, Offer, OfferedItem
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
+from batchd_server.observe.arrival_trace import ArrivalTrace
 from batchd_server.observe.instruments import Instruments
 from batchd_server.observe.metrics import Metrics
 from batchd_server.observe.model_statistics import ModelStatistics
@@ -45,7 +46,7 @@ class Device:
         statistics = {"m": ModelStatistics(name="m", version="1", memory_type="CPU")}
         self.instruments = Instruments(metrics, statistics)
         self.answering = Answering(self._send)
-        self.serving = Serving(self.controller, self.answering, self.instruments, self.work.append)
+        self.serving = Serving(self.controller, self.answering, self.instruments, self.work.append, ArrivalTrace(None))
         self.serving.open_model("m", MODEL, policy.slo_s)
 
     def _let_batches_grow(self) -> None:

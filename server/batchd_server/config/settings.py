@@ -117,8 +117,10 @@ class StateSettings(Section):
 
     directory: Path | None = None
     """Where learned cost models are saved; None = nowhere."""
+    trace: Path | None = None
+    """Where arrivals are recorded, without payloads, for replay; None = nowhere."""
 
-    @field_validator("directory", mode="before")
+    @field_validator("directory", "trace", mode="before")
     @classmethod
     def _is_a_path(cls, value: Any) -> Any:
         if value == "" or (isinstance(value, str) and "\0" in value):

@@ -45,6 +45,7 @@ from batchd_server.link.messages import (
     Observations,
     Offer,
 )
+from batchd_server.observe.arrival_trace import ArrivalTrace
 from batchd_server.observe.instruments import Instruments
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ class Engine:
         self._instruments = instruments
         self._answering = Answering(endpoint.send)
         self._announcing = Announcing(endpoint.send, process_lives=process_lives)
-        self._serving = Serving(self._controller, self._answering, instruments, self._executor.submit)
+        self._trace = ArrivalTrace(settings.state.trace)
+        self._serving = Serving(self._controller, self._answering, instruments, self._executor.submit, self._trace)
         self._repository = Repository((name, model.load) for name, model in settings.models.items())
         self._lifecycle = ModelLifecycle(
             self._repository,
@@ -180,6 +182,7 @@ class Engine:
     def close(self) -> bool:
         """Save what was learned and end the threads; False where a batch or a load would not end."""
         self._lifecycle.save()
+        self._trace.close()
         self._sampler.stop()
         ended = (self._executor.stop(STOP_TIMEOUT_S), self._loader.stop(STOP_TIMEOUT_S))
         return all(ended)
@@ -266,6 +269,7 @@ class Engine:
         return not (self._serving.num_open or self._serving.busy) or self._clock() >= self._drained_by
 
     def _save(self, now: float) -> None:
+        self._trace.flush(now)
         if now >= self._save_at:
             self._save_at = now + SAVE_INTERVAL_S
             self._lifecycle.save()

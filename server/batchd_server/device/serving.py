@@ -25,6 +25,7 @@ from batchd_server.link.codec import Frame, LinkError, unpack_tensors
 from batchd_server.link.messages import Offer
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
+from batchd_server.observe.arrival_trace import ArrivalTrace
 from batchd_server.observe.instruments import Instruments
 
 UNLOADED_RETRY_S = 1.0
@@ -46,7 +47,9 @@ class Serving:
         answering: Answering,
         instruments: Instruments,
         submit: Callable[[BatchWork], None],
+        trace: ArrivalTrace,
     ) -> None:
+        self._trace = trace
         self._controller = controller
         self._answering = answering
         self._instruments = instruments
@@ -76,6 +79,7 @@ class Serving:
         _, slo_s = self._models.get(message.model, (None, 0.0))
         deadline = message.arrived + slo_s if message.deadline is None else message.deadline
         self.cancel(front, message.request)  # offered again: only the last offer counts
+        self._trace.record(message, deadline)
         limit = self._controller.max_queue_size(message.model)
         if limit is not None and len(message.items) > limit:
             detail = f"{len(message.items)} items are more than may ever wait for {message.model}: {limit}"
