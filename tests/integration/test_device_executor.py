@@ -141,6 +141,19 @@ def test_another_number_of_answers_than_items_is_the_models_failure(rigs: Rigs) 
     assert outputs(done) == [10, 12], "alone, each item has one answer"
 
 
+def test_an_output_that_is_promised_and_not_given_is_the_models_failure(rigs: Rigs) -> None:
+    class Forgetful(Net):
+        outputs = (*Net.outputs, TensorSpec(name="z", datatype="FP32", shape=("n",)))
+
+        def split(self, outputs: Any, items: Sequence[Tensors]) -> Sequence[Tensors]:
+            return [{"y": item["x"]} for item in items]
+
+    done = rigs(measuring()).run(Forgetful(), [1, 2])
+    for answer in done.answers:
+        assert isinstance(answer, Failure)
+        assert "without the output 'z'" in answer.message
+
+
 def test_running_out_of_memory_leaves_the_answers_to_smaller_batches(rigs: Rigs) -> None:
     rig = rigs(measuring(limit_bytes=600))
     too_large = rig.run(Net(), [1] * 16)

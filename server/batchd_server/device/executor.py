@@ -18,7 +18,7 @@ import torch
 
 from batchd.item import Shape
 from batchd.outcome import Completed, Failed, OutOfMemory
-from batchd_server.device.failures import Failure, FailureKind, WrongAnswerCount, classify
+from batchd_server.device.failures import Failure, FailureKind, WrongAnswers, classify
 from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter
 from batchd_server.device.work import (
     BatchDone,
@@ -218,7 +218,10 @@ class Executor:
         ran = time.monotonic()
         answers = model.split(outputs, items)
         if len(answers) != len(items):
-            raise WrongAnswerCount(f"split returned {len(answers)} answers for {len(items)} items")
+            raise WrongAnswers(f"split returned {len(answers)} answers for {len(items)} items")
+        for spec in model.outputs:
+            if any(spec.name not in answer for answer in answers):
+                raise WrongAnswers(f"split returned an answer without the output {spec.name!r}")
         end = time.monotonic()
         return answers, Stages(collate_s=collated - start, run_s=ran - collated, split_s=end - ran)
 

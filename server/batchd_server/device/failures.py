@@ -63,8 +63,8 @@ class Failure:
         return ModelFailed(f"the model failed: {self.message}")
 
 
-class WrongAnswerCount(Exception):
-    """`split` returned another number of answers than there are items."""
+class WrongAnswers(Exception):
+    """`split` returned another number of answers than there are items, or one that lacks an output."""
 
 
 def classify(error: BaseException) -> Failure:
