@@ -261,7 +261,7 @@ class Controller:
             model.room,
             anchor,
             model.law,
-            model.efficiency,
+            model.price,
             now,
             lambda elements: model.max_batch(elements, headroom),
         )

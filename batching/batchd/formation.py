@@ -2,14 +2,14 @@
 
 Candidates are runs of the size order that contain the anchor. The one with the largest
 
-    gain = useful work - efficiency * predicted time
+    gain = useful work - price * predicted time
 
-wins, where the useful work of an item is the seconds it would add to a batch of its own size, and the efficiency is the
+wins, where the useful work of an item is the seconds it would add to a batch of its own size, and the price is the
 share of useful work in the device's time of late: the price of a second. (Maximising a long-run ratio of reward to time
 is maximising reward - ratio * time at each step: W. Dinkelbach, On nonlinear fractional programming, 1967. Maximising
 each batch's own ratio instead puts a short anchor among long items, which dilutes its waste and makes it larger.)
 
-So an item joins a batch if its useful work is at least `efficiency` of what it costs there, padded to the largest
+So an item joins a batch if its useful work is at least `price` of what it costs there, padded to the largest
 member. Whole groups of equal padded shape are weighed at once: the cost is quadratic in the distinct padded shapes and
 does not depend on the length of the queue.
 """
@@ -87,7 +87,7 @@ class _Run:
 
 
 def form_batch(
-    room: WaitingRoom, anchor: Waiting, law: CostLaw, efficiency: float, now: float, max_batch: Callable[[int], int]
+    room: WaitingRoom, anchor: Waiting, law: CostLaw, price: float, now: float, max_batch: Callable[[int], int]
 ) -> Formed:
     """Return the best batch that contains `anchor`.
 
@@ -104,7 +104,7 @@ def form_batch(
             continue
         if top is not home and law.item_cost(top.elements) > alone:
             break  # and so for all that follow: the anchor would cost more there than in a batch of its own
-        run = _grow(room, groups[: index + 1], anchor, law, efficiency, now, max_batch(top.elements))
+        run = _grow(room, groups[: index + 1], anchor, law, price, now, max_batch(top.elements))
         if best is None or run.gain > best.gain:
             best = run
     assert best is not None, "the anchor's own group is always a candidate"
@@ -112,7 +112,7 @@ def form_batch(
 
 
 def _grow(
-    room: WaitingRoom, groups: list[Group], anchor: Waiting, law: CostLaw, efficiency: float, now: float, max_batch: int
+    room: WaitingRoom, groups: list[Group], anchor: Waiting, law: CostLaw, price: float, now: float, max_batch: int
 ) -> _Run:
     """Fill a batch padded to the last of `groups`, from large items to small ones."""
     top = groups[-1]
@@ -121,17 +121,17 @@ def _grow(
     deadline = anchor.item.deadline
     size = 1
     crowding = law.crowding(top.elements)
-    gain = law.item_cost(home.elements) - efficiency * (law.fixed + cost + crowding)
+    gain = law.item_cost(home.elements) - price * (law.fixed + cost + crowding)
     takes: list[tuple[Group, int]] = []
     limited_by: ReleaseReason | None = None
     for group in reversed(groups):
         if not _fits(group.padded_shape, top.padded_shape):
             continue
-        worth = law.item_cost(group.elements) - efficiency * cost
+        worth = law.item_cost(group.elements) - price * cost
         if worth < 0:
             break
         available = group.count - (1 if group is home else 0)
-        room_left = min(max_batch, _worthwhile_size(worth, efficiency * crowding)) - size
+        room_left = min(max_batch, _worthwhile_size(worth, price * crowding)) - size
         if available > room_left:
             available, limited_by = max(0, room_left), ReleaseReason.FULL
         earliest = min(deadline, room.earliest_deadline(group))
@@ -141,7 +141,7 @@ def _grow(
         if available > 0:
             takes.append((group, available))
             deadline = earliest
-            gain += available * (worth - efficiency * crowding * (2 * size + available))
+            gain += available * (worth - price * crowding * (2 * size + available))
             size += available
         if size >= max_batch:
             limited_by = ReleaseReason.FULL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from batchd_server.models.digit_lines.scans import DIGIT_PIXELS
 from batchd_server.models.padded import PaddedBatch, PaddedModel
@@ -33,6 +33,9 @@ class DigitLines(PaddedModel):
         TensorSpec(name="digits", datatype="INT64", shape=("digits",)),
         TensorSpec(name="scores", datatype="FP32", shape=("digits", 10)),  # log-probabilities
     )
+
+    default_batching: ClassVar[Mapping[str, object]] = {"max_batch_size": 16}
+    """On a CPU core a line costs no less in larger batches, which only mix more widths."""
 
     def preprocess(self, item: Tensors) -> Tensors:
         """Refuse a width that is no whole number of digits.
