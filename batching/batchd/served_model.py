@@ -53,8 +53,8 @@ class ServedModel:
 
     @property
     def price(self) -> float:
-        """The useful work that a second of the device is worth."""
-        return min(1.0, PRICE_MARGIN * self.efficiency)
+        """The useful work that a second of the device is worth; below 1, at which only equal sizes would share."""
+        return min(PRICE_MARGIN * self.efficiency, (1.0 + self.efficiency) / 2)
 
     def waiting(self, item: Item) -> Waiting:
         """Return `item` as it would stand in the room: its padded shape, costs and urgency."""
