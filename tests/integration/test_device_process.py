@@ -141,12 +141,12 @@ def test_a_cancelled_request_is_not_answered(start: Start) -> None:
 
 def test_sigterm_finishes_what_was_admitted_and_saves_what_was_learned(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    device = start(settings_with(state=state, double={"pause_s": 0.2}))
+    device = start(settings_with(state=state, slo_ms=30_000, double={"pause_s": 1.0}))
     front = device.front
     front.until(front.ready)
     for number in range(4):
         front.offer(number, [1.0] * (8 * (number + 1)))
-    front.until(lambda: bool(front.answers))
+    front.until(lambda: bool(front.answers))  # the others run for another second: time enough to be refused in
     device.process.send_signal(signal.SIGTERM)
     front.until(lambda: front.state is not None and front.state.draining)
     front.offer(9, [1.0])

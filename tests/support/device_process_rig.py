@@ -15,7 +15,7 @@ import numpy as np
 import zmq
 
 from batchd_server.bootstrap import Bootstrap
-from batchd_server.config.settings import ModelSettings, ServerSettings, Settings, StateSettings
+from batchd_server.config.settings import BatchingSettings, ModelSettings, ServerSettings, Settings, StateSettings
 from batchd_server.link.codec import decode_device_message, encode, pack_tensors, unpack_tensors
 from batchd_server.link.messages import (
     Announce,
@@ -153,11 +153,15 @@ class Front:
         self._context.term()
 
 
-def settings_with(state: Path | None = None, drain_timeout_s: float = 10.0, **options: dict[str, Any]) -> Settings:
+def settings_with(
+    state: Path | None = None, drain_timeout_s: float = 10.0, slo_ms: float = 1000.0, **options: dict[str, Any]
+) -> Settings:
+    batching = BatchingSettings(slo_ms=slo_ms)
     return Settings(
         server=ServerSettings(drain_timeout_s=drain_timeout_s),
         models={
-            name: ModelSettings(entrypoint="toy_models:Doubler", options=chosen) for name, chosen in options.items()
+            name: ModelSettings(entrypoint="toy_models:Doubler", options=chosen, batching=batching)
+            for name, chosen in options.items()
         },
         state=StateSettings(directory=state),
     )
