@@ -1,6 +1,8 @@
 """Bucket boundaries against brute force, and the laws that they obey."""
 
-from itertools import combinations, pairwise
+import math
+from bisect import bisect_left
+from itertools import accumulate, combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -39,13 +41,49 @@ def test_a_bucket_for_every_size_pads_nothing(counts: dict[int, float]) -> None:
 
 
 @given(counts=MANY, num_buckets=st.integers(1, 10))
-def test_equal_counts_and_equal_widths_never_pad_less(counts: dict[int, float], num_buckets: int) -> None:
+def test_no_usual_rule_pads_less(counts: dict[int, float], num_buckets: int) -> None:
+    """Equal counts (fairseq), equal widths, equal ratios, and equal shares of all elements (lhotse)."""
     sizes = sorted(counts)
+    low, high = sizes[0], sizes[-1]
+    examples = list(accumulate(counts[size] for size in sizes))
+    elements = list(accumulate(counts[size] * size for size in sizes))
+    shares = [(i + 1) / num_buckets for i in range(num_buckets)]
+    rules = {
+        "counts": [sizes[bisect_left(examples, share * examples[-1] * (1 - 1e-12))] for share in shares],
+        "widths": [math.ceil(high * share) for share in shares],
+        "ratios": [math.ceil(low * (high / low) ** share - 1e-9) for share in shares],
+        "elements": [sizes[bisect_left(elements, share * elements[-1] * (1 - 1e-12))] for share in shares],
+    }
     found = best_buckets(counts, num_buckets).padding
-    frequency = sorted({sizes[max(0, -(-len(sizes) * i // num_buckets) - 1)] for i in range(1, num_buckets + 1)})
-    width = sorted({-(-sizes[-1] * i // num_buckets) for i in range(1, num_buckets + 1)})
-    for edges in (frequency, width):
-        assert padding_of(edges, counts).padding >= found - 1e-6
+    for edges in rules.values():
+        assert padding_of(sorted({*edges, high}), counts).padding >= found - 1e-6
+
+
+@given(counts=MANY, num_buckets=st.integers(1, 10))
+def test_divide_and_conquer_finds_what_the_plain_recursion_finds(counts: dict[int, float], num_buckets: int) -> None:
+    sizes = sorted(counts)
+    best = [math.inf] * len(sizes) + [0.0]  # of the sizes from here on; no sizes cost nothing
+    for _ in range(num_buckets):
+        best = [
+            min(padding(sizes, counts, start, end) + best[end + 1] for end in range(start, len(sizes)))
+            for start in range(len(sizes))
+        ] + [0.0]
+    assert best_buckets(counts, num_buckets).padding == pytest.approx(best[0])
+
+
+@given(counts=MANY, data=st.data())
+def test_a_bucket_s_padding_obeys_the_quadrangle_inequality(counts: dict[int, float], data: st.DataObject) -> None:
+    """Without it the best cut could fall as the edge rises, and divide and conquer would miss it."""
+    sizes = sorted(counts)
+    places = st.integers(0, len(sizes) - 1)
+    a, b, c, d = sorted(data.draw(st.tuples(places, places, places, places)))
+    crossed = padding(sizes, counts, a, c) + padding(sizes, counts, b, d)
+    nested = padding(sizes, counts, a, d) + padding(sizes, counts, b, c)
+    assert crossed <= nested + 1e-6
+
+
+def padding(sizes: list[int], counts: dict[int, float], first: int, last: int) -> float:
+    return sum(counts[size] * (sizes[last] - size) for size in sizes[first : last + 1])
 
 
 @given(counts=MANY, cost=st.floats(0, 1e5))
