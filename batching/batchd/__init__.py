@@ -17,7 +17,7 @@ from batchd.decision import (
     Wait,
 )
 from batchd.item import BatchId, Item, ItemId, Shape, num_elements
-from batchd.ladder import Boundaries, Ladder, Multiples, Proportional
+from batchd.ladder import Boundaries, Ladder, Learned, Multiples, Proportional
 from batchd.latency_model import LatencyModel, LatencyModelConfig
 from batchd.memory_model import MemoryModel, MemoryModelConfig
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
@@ -43,6 +43,7 @@ __all__ = [
     "Ladder",
     "LatencyModel",
     "LatencyModelConfig",
+    "Learned",
     "MemoryModel",
     "MemoryModelConfig",
     "MemoryReading",

@@ -18,6 +18,14 @@ what was admitted). Simulated at 1.5 times the capacity (log-normal lengths, 250
 without it, 130 with it.
 """
 
+COMPANIONS = 0.1
+"""How much longer the wait becomes, when the backlog fills the whole slack, by less urgent items that ride along ahead.
+
+Simulated (as above) at 150 and 400 arrivals per second 1.0 and 4.3 % of them expire after admission with it, 1.7 and
+5.9 % without, at no less goodput; at 100 per second it costs 0.1 % of it. With 0.3 fewer still expire, and it costs
+0.4 %.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
@@ -40,11 +48,13 @@ def admit(forecast: Forecast, deadline: float) -> Admission:
     An idle device takes anything: there is nobody to make room for, and that a model has become faster is
     found out only by running it.
     """
-    finish = forecast.starts + forecast.own_upper_s
+    slack = max(deadline - forecast.now, 1e-9)
+    wait = max(0.0, forecast.starts - forecast.now)
+    wait *= 1 + COMPANIONS * min(1.0, wait / slack)
+    finish = forecast.now + wait + forecast.own_upper_s
     if forecast.idle:
         return Admitted(finish)
-    slack = max(deadline - forecast.now, 1e-9)
-    load = min(1.0, (forecast.starts - forecast.now) / slack)
+    load = min(1.0, wait / slack)
     surcharge = CROWDING * load * max(0.0, forecast.own_upper_s - forecast.fixed_s)
     excess = finish + surcharge - deadline
     if excess <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 class Backlog:
@@ -37,6 +38,17 @@ class Backlog:
                 seconds += bin_seconds
                 count += bin_count
         return seconds, count
+
+    def bins_without(self, taken: Iterable[tuple[float, float]]) -> list[tuple[float, float, int]]:
+        """Return (lower edge, seconds, items) of every bin in order, less some (urgency, cost) that are in them."""
+        bins = dict(self._bins)
+        for urgency, cost in taken:
+            key = self._key(urgency)
+            seconds, count = bins[key]
+            bins[key] = (max(0.0, seconds - cost), count - 1)
+        return [
+            (key * self._resolution_s, seconds, count) for key, (seconds, count) in sorted(bins.items()) if count > 0
+        ]
 
     def _key(self, urgency: float) -> int:
         return math.floor(urgency / self._resolution_s)

@@ -12,9 +12,22 @@ from typing import Any
 
 from batchd.admission import Forecast, admit
 from batchd.budget import BudgetPolicy, MemoryReading, budget_bytes, headroom_bytes
-from batchd.decision import Admission, Decision, Expire, RefusalReason, Refused, ReleaseReason, RunBatch, Wait
-from batchd.formation import Formed, form_batch
+from batchd.decision import (
+    Admission,
+    Decision,
+    Expire,
+    RefusalReason,
+    Refused,
+    ReleaseReason,
+    RunBatch,
+    RunMicrobatch,
+    Wait,
+)
+from batchd.formation import Formed
 from batchd.item import BatchId, Item, ItemId, Shape, num_elements
+from batchd.leasing.broker import Denied
+from batchd.leasing.demand import TrainingPolicy
+from batchd.leasing.leases import Leases
 from batchd.lifecycle import Event, State, advance
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
 from batchd.policy import ModelPolicy
@@ -29,6 +42,9 @@ PROBE_AFTER = 8
 What is refused teaches nothing, so a law that has become too slow would otherwise refuse the same requests for ever.
 """
 
+UNPRESSED_S = 3600.0
+"""So long ago no deadline pressed: the batch that an item would get if it had time, for planning."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Running:
@@ -36,16 +52,24 @@ class _Running:
 
     batch_id: BatchId
     model: ServedModel
-    members: tuple[Waiting, ...]
-    elements: int
+    formed: Formed
     started: float
     expected_s: float
+
+    @property
+    def members(self) -> tuple[Waiting, ...]:
+        """Who is aboard."""
+        return self.formed.members
 
 
 class Controller:
     """One device, one decision maker. Not thread-safe: one thread owns it."""
 
-    def __init__(self, budget_policy: BudgetPolicy | None = None) -> None:
+    def __init__(
+        self, budget_policy: BudgetPolicy | None = None, training_policy: TrainingPolicy | None = None
+    ) -> None:
+        self.leases = Leases(training_policy)
+        """Who would train on the device, and what they would run next."""
         self._budget_policy = budget_policy or BudgetPolicy()
         self._models: dict[str, ServedModel] = {}
         self._states: dict[ItemId, State] = {}
@@ -89,6 +113,14 @@ class Controller:
         """
         self._models[name].calibrate(batch_size, num_elements(shape), seconds)
 
+    def foresee(self, name: str, batch_size: int, shape: Shape, peak_bytes: int) -> None:
+        """Hear what a batch of `batch_size` items padded to `shape` is thought to take over what is resident.
+
+        Raises:
+            KeyError: the model is not served.
+        """
+        self._models[name].foresee(batch_size, num_elements(shape), peak_bytes)
+
     def state_dict(self, name: str) -> dict[str, Any]:
         """Return what has been learned about a model, as JSON-able values."""
         return self._models[name].state_dict()
@@ -126,7 +158,8 @@ class Controller:
         else:
             self._states[item.id] = advance(State.OFFERED, Event.ADMIT)
             self._model_of[item.id] = model
-            model.room.add(waiting)
+            model.admit(waiting, now)
+            model.arrivals.add(waiting.own_cost, now)
         return admission
 
     def cancel(self, item_id: ItemId) -> bool:
@@ -147,14 +180,20 @@ class Controller:
     def next(self, now: float) -> Decision:
         """Decide what the free device does now.
 
-        While a batch runs the answer is to wait for its report.
+        While a batch or a lease runs the answer is to wait for its report. Otherwise the device is lent to training
+        where it can be spared, and else runs the most urgent items.
         """
-        if self._running is not None:
+        if self._running is not None or self.leases.running is not None:
             return Wait(math.inf)
         expired = self._expire(now)
         if expired:
             return Expire(tuple(expired))
         earliest = math.inf
+        if self.leases.wanted:
+            lease = self._lease(now)
+            if not isinstance(lease, Denied):
+                return lease
+            earliest = lease.until
         for model, anchor in self._by_urgency():
             # held back by the most urgent item's window, neither the oldest nor the next to expire may be forgotten
             for candidate in (anchor, model.room.oldest(), model.room.first_hopeless()):
@@ -172,14 +211,19 @@ class Controller:
         Raises:
             ValueError: that batch is not the one that runs.
         """
-        running = self._running
+        lease, running = self.leases.running, self._running
+        if lease is not None and lease.batch_id == outcome.batch_id:
+            self.leases.report(outcome, self.headroom())
+            return Settled()
         if running is None or running.batch_id != outcome.batch_id:
             raise ValueError(f"batch {outcome.batch_id} is not running")
         self._running = None
         match outcome:
             case Completed():
                 return self._completed(running, outcome)
-            case OutOfMemory():
+            case OutOfMemory(reading=reading):
+                if reading is not None:
+                    self.observe(reading)
                 return self._out_of_memory(running)
             case Failed():
                 return Settled(finished=self._finish(running))
@@ -223,6 +267,8 @@ class Controller:
         free_at = now
         if self._running is not None:
             free_at = max(now, self._running.started + self._running.expected_s)
+        elif self.leases.running is not None:
+            free_at = max(now, self.leases.running.expected_end)
         ahead = sum(
             other.drain_seconds(*other.room.backlog.ahead_of(waiting.urgency)) for other in self._models.values()
         )
@@ -245,6 +291,7 @@ class Controller:
                     break
                 model.room.remove(first.item.id)
                 self._leave(first.item.id, Event.EXPIRE)
+                self.leases.settled([(first.item.arrived, first.item.deadline)], first.would_finish(now))
                 expired.append(first.item.id)
         return expired
 
@@ -255,26 +302,28 @@ class Controller:
         ]
         return sorted(anchors, key=lambda pair: (pair[1].urgency, pair[1].item.id))
 
-    def _form(self, model: ServedModel, anchor: Waiting, now: float) -> Formed:
-        headroom = self.headroom()
-        return form_batch(
-            model.room,
-            anchor,
-            model.law,
-            model.price,
+    def _lease(self, now: float) -> RunMicrobatch | Denied:
+        batch_id = BatchId(self._next_batch)
+        lease = self.leases.grant(
+            tuple(self._models.values()),
+            lambda model, anchor: self._form(model, anchor, now - UNPRESSED_S),
+            self.headroom(),
+            batch_id,
             now,
-            lambda elements: model.max_batch(elements, headroom),
+            draining=self._draining,
         )
+        if isinstance(lease, RunMicrobatch):
+            self._next_batch += 1
+        return lease
+
+    def _form(self, model: ServedModel, anchor: Waiting, now: float) -> Formed:
+        return model.form(anchor, self.headroom(), now)
 
     def _release(self, model: ServedModel, formed: Formed, now: float) -> tuple[float, ReleaseReason]:
         if self._draining:
             return now, ReleaseReason.DRAIN
-        oldest = min(waiting.item.arrived for waiting in formed.members)
-        elements = num_elements(model.policy.padded(formed.largest()))
-        upper = model.law.upper * model.law.batch_cost(len(formed.members), elements)
-        latest_start = min(waiting.item.deadline for waiting in formed.members) - upper
-        release, reason = release_at(model.policy, formed, oldest, latest_start, now)
-        if reason is ReleaseReason.FULL and model.memory_binds(len(formed.members), formed.largest(), self.headroom()):
+        release, reason = release_at(model.policy, formed, model.law.upper * model.law.cost(formed.load), now)
+        if reason is ReleaseReason.FULL and model.memory_binds(formed, self.headroom()):
             reason = ReleaseReason.MEMORY
         return release, reason
 
@@ -282,43 +331,45 @@ class Controller:
         for waiting in formed.members:
             model.room.remove(waiting.item.id)
             self._states[waiting.item.id] = advance(self._states[waiting.item.id], Event.LAUNCH)
-        padded_shape = model.policy.padded(formed.largest())
-        elements = num_elements(padded_shape)
-        size = len(formed.members)
+        load = formed.load
         batch_id = BatchId(self._next_batch)
         self._next_batch += 1
-        expected_s = model.law.batch_cost(size, elements)
         self._refused_idle = 0
-        self._running = _Running(batch_id, model, formed.members, elements, now, expected_s)
+        self._running = _Running(batch_id, model, formed, now, model.law.cost(load))
         carried = sum(num_elements(waiting.item.shape) for waiting in formed.members)
         return RunBatch(
             batch_id=batch_id,
             model=model.name,
             items=tuple(waiting.item.id for waiting in formed.members),
-            padded_shape=padded_shape,
-            predicted_s=model.latency.predict(size, elements),
-            predicted_upper_s=model.latency.predict_upper(size, elements),
-            predicted_bytes=model.memory.upper_bytes(size, elements),
-            padding_ratio=1.0 - carried / (size * elements),
+            padded_shape=formed.padded_shape,
+            elements=load.elements,
+            predicted_s=model.latency.predict(load),
+            predicted_upper_s=model.latency.predict_upper(load),
+            predicted_bytes=model.upper_bytes(formed),
+            padding_ratio=0.0 if formed.padded_shape is None else 1.0 - carried / load.elements,
             reason=reason,
             queued_after=self.num_waiting(),
         )
 
     def _completed(self, running: _Running, outcome: Completed) -> Settled:
         model = running.model
-        model.memory.observe(len(running.members), running.elements, outcome.peak_bytes)
+        spans = [(waiting.item.arrived, waiting.item.deadline) for waiting in running.members]
+        self.leases.settled(spans, running.started + outcome.seconds)
+        model.remember(running.formed, outcome.peak_bytes)
+        if outcome.tight:
+            model.remember_tight(running.formed, self.headroom())
         if not outcome.first_of_shape:
-            model.learn(running.members, running.elements, outcome.seconds, len(model.room))
+            model.learn(running.formed, outcome.seconds, len(model.room))
         return Settled(finished=self._finish(running))
 
     def _out_of_memory(self, running: _Running) -> Settled:
         model, members = running.model, running.members
-        model.memory.observe_out_of_memory(len(members), running.elements, self.headroom())
+        model.remember_out_of_memory(running.formed, self.headroom())
         if len(members) == 1:
             item_id = members[0].item.id
             self._cancelled_aboard.discard(item_id)
             self._leave(item_id, Event.OUT_OF_MEMORY_ALONE)
-            return Settled(impossible=(item_id,))
+            return Settled(impossible=(item_id,), largest_fit=model.memory.largest_fit(self.headroom()))
         if model.name not in self._models or self._models[model.name] is not model:
             return Settled(finished=self._finish(running))
         requeued: list[ItemId] = []

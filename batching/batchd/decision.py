@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from batchd.item import BatchId, ItemId, Shape
+from batchd.leasing.demand import Quantum
 
 
 class RefusalReason(StrEnum):
@@ -52,18 +53,35 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunBatch:
-    """Run these items now, each padded to `padded_shape`."""
+    """Run these items now, padded to `padded_shape` or end to end."""
 
     batch_id: BatchId
     model: str
     items: tuple[ItemId, ...]
-    padded_shape: Shape
+    padded_shape: Shape | None  # of every item; None: they lie end to end
+    elements: int  # of the whole batch, padding included
     predicted_s: float | None  # None while the latency model has nothing to go by
     predicted_upper_s: float | None
     predicted_bytes: int | None  # peak over what is resident; None while unknown
     padding_ratio: float  # padded elements that carry no data / all elements
     reason: ReleaseReason
     queued_after: int  # items of all models that keep waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMicrobatch:
+    """The device is leased to a training tenant for one quantum of its work; the report ends the lease."""
+
+    batch_id: BatchId
+    tenant: str
+    quantum: Quantum
+    items: int  # how many items of the global batch to run; 1 for what cannot be divided
+    elements: int  # padded elements of each
+    predicted_s: float | None  # None while the tenant's cost is unknown
+    predicted_upper_s: float | None
+    predicted_bytes: int | None
+    slack_s: float  # how long the device could have been lent; math.inf where nothing is promised to anybody
+    queued_after: int  # items of all models that wait meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +99,4 @@ class Wait:
 
 
 Admission: TypeAlias = Admitted | Refused
-Decision: TypeAlias = RunBatch | Expire | Wait
+Decision: TypeAlias = RunBatch | RunMicrobatch | Expire | Wait

@@ -4,10 +4,11 @@ Candidates are runs of the size order that contain the anchor. The one with the 
 
     gain = useful work - price * predicted time
 
-wins, where the useful work of an item is the seconds it would add to a batch of its own size, and the price is the
-share of useful work in the device's time of late: the price of a second. (Maximising a long-run ratio of reward to time
-is maximising reward - ratio * time at each step: W. Dinkelbach, On nonlinear fractional programming, 1967. Maximising
-each batch's own ratio instead puts a short anchor among long items, which dilutes its waste and makes it larger.)
+wins, where the useful work of an item is the seconds it would add to a batch of its own size and its share of a batch's
+fixed cost, and the price is the share of useful work in the device's time of late: the price of a second. (Maximising a
+long-run ratio of reward to time is maximising reward - ratio * time at each step: W. Dinkelbach, On nonlinear
+fractional programming, 1967. Maximising each batch's own ratio instead puts a short anchor among long items, which
+dilutes its waste and makes it larger.)
 
 So an item joins a batch if its useful work is at least `price` of what it costs there, padded to the largest
 member. Whole groups of equal padded shape are weighed at once: the cost is quadratic in the distinct padded shapes and
@@ -17,11 +18,13 @@ does not depend on the length of the queue.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import le
 
 from batchd.decision import ReleaseReason
-from batchd.item import Shape
+from batchd.item import Shape, num_elements
+from batchd.load import Load
 from batchd.waiting_room import Group, Waiting, WaitingRoom
 
 UNBOUNDED = 1 << 30
@@ -49,19 +52,37 @@ class CostLaw:
         """Return the expected seconds of a batch."""
         return self.fixed + batch_size * (self.item_cost(elements) + batch_size * self.crowding(elements))
 
+    def cost(self, load: Load) -> float:
+        """Return the expected seconds of a batch, padded or not."""
+        straight = self.fixed + self.per_item * load.batch_size + self.per_square * load.squares
+        return straight + load.elements * (self.per_element + self.per_volume_square * load.elements)
+
     def crowding(self, elements: int) -> float:
         """Return the seconds that items add for each other: a batch of B pays B^2 of them."""
         return self.per_volume_square * elements * elements
 
     def largest_batch(self, elements: int, seconds: float) -> int:
         """Return how many items fit into `seconds`, counted on the safe side; may be 0."""
+        return self.most_of(self.item_cost(elements), self.crowding(elements), seconds)
+
+    def most_of(self, item_cost: float, crowding: float, seconds: float) -> int:
+        """Return how many items of these costs fit into `seconds`, counted on the safe side; may be 0."""
         room = seconds / self.upper - self.fixed
-        cost, crowding = self.item_cost(elements), self.crowding(elements)
         if room <= 0:
             return 0
         if crowding > 0:
-            return int((math.sqrt(cost * cost + 4 * crowding * room) - cost) / (2 * crowding))
-        return int(room / cost) if cost > 0 else UNBOUNDED
+            return int((math.sqrt(item_cost * item_cost + 4 * crowding * room) - item_cost) / (2 * crowding))
+        return int(room / item_cost) if item_cost > 0 else UNBOUNDED
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What the device's time and an item's service are worth, in useful seconds."""
+
+    price: float
+    """Of a second of the device; below 1, at which only equal sizes would share."""
+    fixed_share: float
+    """Of an item, beside its own cost: what it would pay of a batch's fixed cost, were it to run later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +91,8 @@ class Formed:
 
     members: tuple[Waiting, ...]
     limited_by: ReleaseReason | None  # what kept it from growing; None = nothing but the queue and the gain
-
-    def largest(self) -> Shape:
-        """Return the smallest shape that holds every member."""
-        return tuple(map(max, zip(*(waiting.item.shape for waiting in self.members), strict=True)))
+    padded_shape: Shape | None  # what every member is padded to; None: they lie end to end
+    load: Load
 
 
 @dataclass(slots=True)
@@ -87,9 +106,15 @@ class _Run:
 
 
 def form_batch(
-    room: WaitingRoom, anchor: Waiting, law: CostLaw, price: float, now: float, max_batch: Callable[[int], int]
+    room: WaitingRoom,
+    anchor: Waiting,
+    law: CostLaw,
+    worth: Worth,
+    now: float,
+    max_batch: Callable[[int], int],
+    padded: Callable[[Sequence[Waiting]], Shape],
 ) -> Formed:
-    """Return the best batch that contains `anchor`.
+    """Return the best batch that contains `anchor`, its members padded to what `padded` says.
 
     `max_batch` gives the largest batch size allowed for a number of padded elements per item (limits and memory). A
     member whose deadline is closer than the batch's upper time keeps the batch small, except that the anchor itself is
@@ -99,49 +124,65 @@ def form_batch(
     home = room.group_of(anchor)
     best: _Run | None = None
     alone = law.batch_cost(1, home.elements)
-    for index, top in enumerate(groups):
-        if top.elements < home.elements or not _fits(home.padded_shape, top.padded_shape):
-            continue
-        if top is not home and law.item_cost(top.elements) > alone:
-            break  # and so for all that follow: the anchor would cost more there than in a batch of its own
-        run = _grow(room, groups[: index + 1], anchor, law, price, now, max_batch(top.elements))
+    for index in range(groups.index(home), len(groups)):
+        top = groups[index]
+        if top is not home:
+            if not _fits(home.padded_shape, top.padded_shape):
+                continue
+            if law.item_cost(top.elements) > alone:
+                break  # and so for all that follow: the anchor would cost more there than in a batch of its own
+        run = _grow(room, index, anchor, home, law, worth, now, max_batch(top.elements))
         if best is None or run.gain > best.gain:
             best = run
     assert best is not None, "the anchor's own group is always a candidate"
-    return _collect(room, anchor, best)
+    members = _collect(room, anchor, best)
+    padded_shape = padded(members)
+    return Formed(members, best.limited_by, padded_shape, Load.padded(len(members), num_elements(padded_shape)))
 
 
 def _grow(
-    room: WaitingRoom, groups: list[Group], anchor: Waiting, law: CostLaw, price: float, now: float, max_batch: int
+    room: WaitingRoom,
+    index: int,
+    anchor: Waiting,
+    home: Group,
+    law: CostLaw,
+    worth: Worth,
+    now: float,
+    max_batch: int,
 ) -> _Run:
-    """Fill a batch padded to the last of `groups`, from large items to small ones."""
-    top = groups[-1]
-    cost = law.item_cost(top.elements)
-    home = room.group_of(anchor)
+    """Fill a batch padded to the group at `index`, from large items to small ones."""
+    groups = room.groups()
+    top = groups[index]
+    cost, crowding = law.item_cost(top.elements), law.crowding(top.elements)
+    price = worth.price
+    least_worth = price * cost - worth.fixed_share  # who adds less useful work of its own than this stays out
     deadline = anchor.item.deadline
+    in_time = law.most_of(cost, crowding, deadline - now)
     size = 1
-    crowding = law.crowding(top.elements)
-    gain = law.item_cost(home.elements) - price * (law.fixed + cost + crowding)
+    gain = law.item_cost(home.elements) + worth.fixed_share - price * (law.fixed + cost + crowding)
     takes: list[tuple[Group, int]] = []
     limited_by: ReleaseReason | None = None
-    for group in reversed(groups):
-        if not _fits(group.padded_shape, top.padded_shape):
-            continue
-        worth = law.item_cost(group.elements) - price * cost
-        if worth < 0:
+    for position in range(index, -1, -1):
+        group = groups[position]
+        surplus = law.item_cost(group.elements) - least_worth
+        if surplus < 0:
             break
-        available = group.count - (1 if group is home else 0)
-        room_left = min(max_batch, _worthwhile_size(worth, price * crowding)) - size
+        if group is not top and not _fits(group.padded_shape, top.padded_shape):
+            continue
+        available = group.count - (group is home)
+        room_left = max_batch - size
+        if crowding > 0:
+            room_left = min(room_left, _worthwhile_size(surplus, price * crowding) - size)
         if available > room_left:
             available, limited_by = max(0, room_left), ReleaseReason.FULL
-        earliest = min(deadline, room.earliest_deadline(group))
-        in_time = law.largest_batch(top.elements, earliest - now) - size
-        if available > in_time:
-            available, limited_by = max(0, in_time), ReleaseReason.DEADLINE
+        earliest = room.earliest_deadline(group)
+        joint = in_time if earliest >= deadline else law.most_of(cost, crowding, earliest - now)
+        if available > joint - size:
+            available, limited_by = max(0, joint - size), ReleaseReason.DEADLINE
         if available > 0:
             takes.append((group, available))
-            deadline = earliest
-            gain += available * (worth - price * crowding * (2 * size + available))
+            deadline, in_time = min(deadline, earliest), joint
+            gain += available * (surplus - price * crowding * (2 * size + available))
             size += available
         if size >= max_batch:
             limited_by = ReleaseReason.FULL
@@ -149,19 +190,19 @@ def _grow(
     return _Run(top, takes, gain, limited_by)
 
 
-def _worthwhile_size(worth: float, crowding: float) -> int:
+def _worthwhile_size(surplus: float, crowding: float) -> int:
     """The batch size up to which one more item is worth what it adds, its crowding of the others included."""
-    return int((worth / crowding + 1) / 2) if crowding > 0 else UNBOUNDED
+    return int((surplus / crowding + 1) / 2) if crowding > 0 else UNBOUNDED
 
 
-def _collect(room: WaitingRoom, anchor: Waiting, run: _Run) -> Formed:
+def _collect(room: WaitingRoom, anchor: Waiting, run: _Run) -> tuple[Waiting, ...]:
     members = [anchor]
     for group, count in run.takes:
         chosen = [waiting for waiting in room.take(group, count + 1) if waiting is not anchor]
         members += chosen[:count]
-    return Formed(tuple(members), run.limited_by)
+    return tuple(members)
 
 
 def _fits(shape: Shape, into: Shape) -> bool:
     """Shapes of another number of dimensions never share a batch."""
-    return len(shape) == len(into) and all(size <= limit for size, limit in zip(shape, into, strict=True))
+    return len(shape) == len(into) and all(map(le, shape, into))

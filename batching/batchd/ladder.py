@@ -47,9 +47,10 @@ class Proportional:
 
     def padded(self, shape: Shape) -> Shape:
         """Round every dimension up to its next rung; a dimension of 0 becomes 1."""
-        return tuple(self._rung(max(1, size)) for size in shape)
+        return tuple(self.rung(max(1, size)) for size in shape)
 
-    def _rung(self, size: int) -> int:
+    def rung(self, size: int) -> int:
+        """Return the rung that holds `size`, which is at least 1."""
         step = max(1, (1 << (size.bit_length() - 1)) // self.parts)
         return -(-size // step) * step
 
@@ -74,3 +75,35 @@ class Boundaries:
             return self.edges[index]
         last = self.edges[-1]
         return -(-size // last) * last
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Asks for rungs that are learned from the traffic: `num_rungs` of them, or as many as pay, multiples of `step`.
+
+    This is the wish; `batchd.learned_ladder.LearnedLadder` learns. Until it has, and beyond its last edge, rungs are
+    proportional: eight between two powers of two, in steps.
+    """
+
+    num_rungs: int | None = None
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        if self.step < 1 or (self.num_rungs is not None and self.num_rungs < 1):
+            raise ValueError(f"num_rungs and step must be at least 1, got {self.num_rungs} and {self.step}")
+
+    def padded(self, shape: Shape) -> Shape:
+        """Round every dimension up to the rung that it has before anything is learned."""
+        return tuple(self.first_rung(self.steps(size)) * self.step for size in shape)
+
+    def steps(self, size: int) -> int:
+        """Return how many steps hold `size`, at least 1."""
+        return max(1, -(-size // self.step))
+
+    @staticmethod
+    def first_rung(steps: int) -> int:
+        """Return the rung that holds so many steps before anything is learned."""
+        return _FIRST.rung(steps)
+
+
+_FIRST = Proportional()

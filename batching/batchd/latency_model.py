@@ -1,11 +1,12 @@
 """Predicts how long a batch runs, from batches that ran.
 
-    t = w0 + w1 * B + w2 * B * E + w3 * B * E^2 + w4 * (B * E)^2      B: batch size, E: padded elements of one item
+    t = w0 + w1 * B + w2 * sum(E) + w3 * sum(E^2) + w4 * sum(E)^2
 
-with w >= 0. The last term is there for devices that slow down once a batch outgrows their caches: without it, on a CPU,
-the large batches push the fixed cost up to several times its true value, and the controller merges what it should not.
-The fit is on relative errors (each row divided by its observed time): absolute errors let the few long batches decide,
-and predict short ones wrong by a multiple.
+with w >= 0, B the batch size, and sums over the items' elements E: the padded ones where items are padded, so that
+sum(E) = B * E, and their own where they lie end to end. The last term is there for devices that slow down once a batch
+outgrows their caches: without it, on a CPU, the large batches push the fixed cost up to several times its true value,
+and the controller merges what it should not. The fit is on relative errors (each row divided by its observed time):
+absolute errors let the few long batches decide, and predict short ones wrong by a multiple.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from batchd.load import Load
 from batchd.nnls import solve_nonnegative
 
 LARGEST = 2**62
-"""Beyond any batch size or number of elements: what is larger was not learned but damaged."""
+"""Beyond any batch size or sum of elements: what is larger was not learned but damaged."""
 
 Weights: TypeAlias = tuple[float, float, float, float, float]
 """(w0, w1, w2, w3, w4) of the law above."""
@@ -33,7 +36,7 @@ class LatencyModelConfig:
     """How the latency model learns and forgets. Counts are in batches."""
 
     samples_per_cell: int = 8
-    """A cell is one (batch size, elements); more would let a hot cell drown the rest."""
+    """A cell is what `Load.cell` counts as one; more would let a hot cell drown the rest."""
     max_samples: int = 256
     forgetting: float = 0.995
     """Weight of a sample per batch of age."""
@@ -67,8 +70,8 @@ class LatencyModel:
     """Latency of one model in one phase. Times in seconds."""
 
     config: LatencyModelConfig = field(default_factory=LatencyModelConfig)
-    _cells: dict[tuple[int, int], deque[tuple[int, float]]] = field(default_factory=dict)
-    _by_age: deque[tuple[int, tuple[int, int]]] = field(default_factory=deque)  # (when, cell), oldest first
+    _cells: dict[Load, deque[tuple[int, Load, float]]] = field(default_factory=dict)  # (when, load, seconds)
+    _by_age: deque[tuple[int, Load]] = field(default_factory=deque)  # (when, cell), oldest first
     _num_samples: int = 0
     _clock: int = 0  # batches observed, the model's own notion of age
     _weights: Weights | None = None
@@ -86,12 +89,12 @@ class LatencyModel:
         """Samples that the fit rests on."""
         return self._num_samples
 
-    def predict(self, batch_size: int, elements: int) -> float | None:
-        """Return the expected seconds of a batch of items of `elements` padded elements; None before any sample."""
+    def predict(self, load: Load) -> float | None:
+        """Return the expected seconds of a batch; None before any sample."""
         if self._weights is None:
             return None
         w0, w1, w2, w3, w4 = self._weights
-        return w0 + batch_size * (w1 + elements * (w2 + elements * (w3 + batch_size * w4)))
+        return w0 + w1 * load.batch_size + load.elements * (w2 + w4 * load.elements) + w3 * load.squares
 
     def upper_factor(self) -> float:
         """Return what a prediction is multiplied by to be exceeded only with probability 1 - quantile.
@@ -104,33 +107,35 @@ class LatencyModel:
         index = min(count, math.ceil((count + 1) * self.config.quantile)) - 1
         return max(1.0, self._sorted_ratios[index])
 
-    def predict_upper(self, batch_size: int, elements: int) -> float | None:
+    def predict_upper(self, load: Load) -> float | None:
         """Return seconds that the batch exceeds only rarely; None before any sample."""
-        expected = self.predict(batch_size, elements)
+        expected = self.predict(load)
         return None if expected is None else expected * self.upper_factor()
 
-    def observe(self, batch_size: int, elements: int, seconds: float) -> None:
+    def observe(self, load: Load, seconds: float) -> None:
         """Learn from one batch. Non-positive times are ignored: a clock that stood still says nothing."""
         if seconds <= 0:
             return
         self._clock += 1
-        expected = self.predict(batch_size, elements)
+        expected = self.predict(load)
         if expected is not None and expected > 0:
             self._follow_drift(seconds / expected)
-        self._keep(batch_size, elements, seconds)
+        self._keep(load, seconds)
         if self._clock <= self.config.eager_until or self._clock % self.config.refit_every == 0:
             self._refit()
 
-    def _keep(self, batch_size: int, elements: int, seconds: float) -> None:
-        cell = self._cells.setdefault((batch_size, elements), deque())
-        cell.append((self._clock, seconds))
+    def _keep(self, load: Load, seconds: float) -> None:
+        kind = load.cell()
+        cell = self._cells.setdefault(kind, deque())
+        cell.append((self._clock, load, seconds))
         self._num_samples += 1
         if len(cell) > self.config.samples_per_cell:
             cell.popleft()
             self._num_samples -= 1
-        self._by_age.append((self._clock, (batch_size, elements)))
+        self._by_age.append((self._clock, kind))
         if len(self._by_age) > 4 * self.config.max_samples:
-            self._by_age = deque(sorted((when, key) for key, kept in self._cells.items() for when, _ in kept))
+            ages = ((when, key) for key, kept in self._cells.items() for when, _, _ in kept)
+            self._by_age = deque(sorted(ages, key=itemgetter(0)))
         while self._num_samples > self.config.max_samples:
             when, key = self._by_age.popleft()
             stale = self._cells.get(key)
@@ -141,15 +146,10 @@ class LatencyModel:
                     del self._cells[key]
 
     def _refit(self) -> None:
-        samples = [
-            (batch_size, elements, when, seconds)
-            for (batch_size, elements), cell in self._cells.items()
-            for when, seconds in cell
-        ]
+        samples = self._samples()
         table = np.asarray(samples, dtype=np.float64)
-        size, elements_each, when, observed = table.T
-        volume = size * elements_each
-        features = np.stack([np.ones_like(size), size, volume, volume * elements_each, volume * volume], axis=1)
+        size, elements, squares, when, observed = table.T
+        features = np.stack([np.ones_like(size), size, elements, squares, elements * elements], axis=1)
         relative = features / observed[:, None]
         weights = self.config.forgetting ** (self._clock - when)
         straight = solve_nonnegative(relative[:, :4], np.ones_like(observed), weights)
@@ -189,15 +189,19 @@ class LatencyModel:
         if self._cells:
             self._refit()
 
+    def _samples(self) -> list[tuple[int, int, int, int, float]]:
+        """(batch size, elements, squares, when, seconds) of all that is kept."""
+        return [
+            (load.batch_size, load.elements, load.squares, when, seconds)
+            for cell in self._cells.values()
+            for when, load, seconds in cell
+        ]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the samples and ratios as JSON-able values."""
         return {
             "clock": self._clock,
-            "samples": [
-                [batch_size, elements, when, seconds]
-                for (batch_size, elements), cell in self._cells.items()
-                for when, seconds in cell
-            ],
+            "samples": [list(sample) for sample in self._samples()],
             "ratios": list(self._ratios),
         }
 
@@ -209,26 +213,35 @@ class LatencyModel:
         """
         try:
             clock = int(state["clock"])
-            samples = [(int(b), int(e), int(when), float(s)) for b, e, when, s in state["samples"]]
+            samples = [
+                (Load(int(b), int(e), int(squares)), int(when), float(s)) for b, e, squares, when, s in state["samples"]
+            ]
             ratios = [float(ratio) for ratio in state["ratios"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not a latency model's state: {error}") from None
         if not all(0 < value < math.inf for value in (*(seconds for *_, seconds in samples), *ratios)):
             raise ValueError("not a latency model's state: times and ratios must be positive")
-        if not all(0 < b < LARGEST and 0 <= e < LARGEST and 0 <= when <= clock for b, e, when, _ in samples):
-            raise ValueError("not a latency model's state: sizes must be positive, and no sample newer than the clock")
+        if not all(_possible(load) and 0 <= when <= clock for load, when, _ in samples):
+            raise ValueError("not a latency model's state: sizes must be possible, and no sample newer than the clock")
         self._cells.clear()
         self._by_age.clear()
         self._num_samples = len(samples)
-        for batch_size, elements, when, seconds in sorted(samples, key=lambda sample: sample[2]):
-            self._cells.setdefault((batch_size, elements), deque()).append((when, seconds))
-            self._by_age.append((when, (batch_size, elements)))
+        for load, when, seconds in sorted(samples, key=itemgetter(1)):
+            kind = load.cell()
+            self._cells.setdefault(kind, deque()).append((when, load, seconds))
+            self._by_age.append((when, kind))
         self._clock = clock
         self._ratios = deque(ratios[-self.config.ratio_window :])
         self._sorted_ratios = sorted(self._ratios)
         self._drift = _Drift()
         if samples:
             self._refit()
+
+
+def _possible(load: Load) -> bool:
+    """Whether there are items of such sums: the mean of squares is not below the square of the mean."""
+    in_range = 0 < load.batch_size < LARGEST and 0 <= load.elements < LARGEST and 0 <= load.squares < LARGEST
+    return in_range and load.elements**2 <= load.batch_size * load.squares
 
 
 def _loss(rows: npt.NDArray[np.float64], solution: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> float:

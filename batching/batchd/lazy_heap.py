@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from heapq import heapify, heappop, heappush
 
@@ -39,6 +40,10 @@ class LazyHeap:
                 return ticket
             heappop(self._heap)
         return None
+
+    def least(self) -> float:
+        """Return the smallest key of a living ticket; infinity where none lives. Amortised logarithmic."""
+        return self._heap[0][0] if self.top() is not None else math.inf
 
     def smallest(self, count: int) -> list[int]:
         """Return up to `count` living tickets by key; they stay in the heap. O(count log n)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -22,19 +23,28 @@ def solve_nonnegative(
     scaled = rows * np.sqrt(weights)[:, None]
     goal = targets * np.sqrt(weights)
     norms = np.linalg.norm(scaled, axis=0)
-    usable = [column for column in range(rows.shape[1]) if norms[column] > 0]
-    scaled = scaled / np.where(norms > 0, norms, 1.0)
+    norms = np.where(norms > 0, norms, 1.0)  # a column of zeros gets the weight 0, from its moment
+    scaled = scaled / norms
     gram = scaled.T @ scaled + RIDGE * np.eye(rows.shape[1])
     moment = scaled.T @ goal
     best = np.zeros(rows.shape[1])
     best_gain = 0.0
-    for size in range(1, len(usable) + 1):
-        for support in combinations(usable, size):
-            index = list(support)
-            candidate = np.linalg.solve(gram[np.ix_(index, index)], moment[index])
-            gain = float(candidate @ moment[index])  # = what the objective falls by, for a least-squares solution
-            if gain > best_gain and bool((candidate >= 0).all()):
-                best = np.zeros(rows.shape[1])
-                best[index] = candidate
-                best_gain = gain
-    return np.where(norms > 0, best / np.where(norms > 0, norms, 1.0), 0.0)
+    for supports in _supports(rows.shape[1]):  # all of one size in one call
+        moments = moment[supports]
+        candidates = np.linalg.solve(gram[supports[:, :, None], supports[:, None, :]], moments[:, :, None])[:, :, 0]
+        # what the objective falls by, for a least-squares solution
+        gains = np.where((candidates >= 0).all(axis=1), (candidates * moments).sum(axis=1), 0.0)
+        winner = int(gains.argmax())
+        if gains[winner] > best_gain:
+            best_gain = float(gains[winner])
+            best = np.zeros(rows.shape[1])
+            best[supports[winner]] = candidates[winner]
+    return best / norms
+
+
+@cache
+def _supports(num_columns: int) -> tuple[npt.NDArray[np.intp], ...]:
+    """Every non-empty choice of columns, one array per size, one row per choice."""
+    return tuple(
+        np.array(list(combinations(range(num_columns), size)), dtype=np.intp) for size in range(1, num_columns + 1)
+    )

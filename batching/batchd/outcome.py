@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from batchd.budget import MemoryReading
 from batchd.item import BatchId, ItemId
 
 
@@ -16,6 +17,7 @@ class Completed:
     seconds: float
     peak_bytes: int | None  # None where nothing measured it
     first_of_shape: bool = False  # paid for compilation or autotuning: kept out of the latency fit
+    tight: bool = False  # it fitted only once cached memory had been given back: no larger one will
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class OutOfMemory:
 
     batch_id: BatchId
     peak_bytes: int | None
+    reading: MemoryReading | None = None  # taken once that was over: an older one may not know what was in the way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +46,4 @@ class Settled:
     finished: tuple[ItemId, ...] = ()
     requeued: tuple[ItemId, ...] = ()  # wait again, for a smaller batch
     impossible: tuple[ItemId, ...] = ()  # ran out of memory alone: can never be served
+    largest_fit: int | None = None  # beside `impossible`: elements of the largest single item thought to fit

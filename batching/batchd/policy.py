@@ -8,6 +8,9 @@ from enum import StrEnum
 from batchd.item import Shape
 from batchd.ladder import Ladder, Proportional
 
+FIXED_WINDOW_S = 0.005
+"""A fixed window's length where the policy does not say."""
+
 
 class Window(StrEnum):
     """How long an idle device waits for more items."""
@@ -23,6 +26,13 @@ class PadTo(StrEnum):
     RUNG = "rung"  # the ladder's next rung: shapes recur, for compiled models
 
 
+class Layout(StrEnum):
+    """How the items of a batch lie in memory."""
+
+    PADDED = "padded"  # side by side, every one as long as the longest
+    RAGGED = "ragged"  # end to end, with offsets: no padding, only the sum of the elements counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPolicy:
     """Limits and promises of one model. Times in seconds.
@@ -35,19 +45,27 @@ class ModelPolicy:
     """Deadline of a request that names none, counted from its arrival."""
     max_batch_size: int = 64
     max_batch_elements: int | None = None
-    """Cap on batch size x padded elements of one item; None = bounded by memory alone."""
+    """Cap on a batch's elements, padding included; None = bounded by memory alone."""
     max_item_elements: int | None = None
     """Largest item that is admitted; None = bounded by memory alone."""
     max_queue_size: int = 2048
     """Items that may wait; more are refused."""
     window: Window = Window.ADAPTIVE
-    max_wait_s: float = 0.005
-    """Fixed window: hold the first item this long. Adaptive window: never hold one longer."""
+    max_wait_s: float | None = None
+    """Fixed window: hold the first item this long (None = 5 ms). Adaptive window: no item waits longer than this for
+    training's sake (None = as long as its deadline allows)."""
     priority_levels: int = 3
     default_priority: int = 2
     ladder: Ladder = field(default_factory=Proportional)
     """Items are grouped by the rung that holds them."""
     pad_to: PadTo = PadTo.LONGEST
+    layout: Layout = Layout.PADDED
+    """Ragged: ladder and `pad_to` do not matter."""
+
+    @property
+    def fixed_window_s(self) -> float:
+        """How long a fixed window holds its first item."""
+        return FIXED_WINDOW_S if self.max_wait_s is None else self.max_wait_s
 
     def padded(self, shape: Shape) -> Shape:
         """Return what a batch is padded to whose largest item has `shape`."""
@@ -65,7 +83,7 @@ class ModelPolicy:
         for name, value in positive.items():
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        if self.max_wait_s < 0:
+        if self.max_wait_s is not None and self.max_wait_s < 0:
             raise ValueError(f"max_wait_s must not be negative, got {self.max_wait_s}")
         if not 1 <= self.default_priority <= self.priority_levels:
             raise ValueError(f"default_priority must be in 1..{self.priority_levels}, got {self.default_priority}")

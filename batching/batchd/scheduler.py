@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from batchd.budget import MemoryReading
 from batchd.decision import Admission, Decision
 from batchd.item import Item, ItemId
 from batchd.outcome import Outcome, Settled
@@ -26,4 +27,13 @@ class Scheduler(Protocol):
 
     def report(self, outcome: Outcome) -> Settled:
         """Learn how the batch went."""
+        ...
+
+
+@runtime_checkable
+class MemoryObserver(Protocol):
+    """A scheduler that wants to know how much memory is free."""
+
+    def observe(self, reading: MemoryReading) -> None:
+        """Hear what the memory probes saw."""
         ...

@@ -7,6 +7,8 @@ point: a quantile sketch or a small sample would lose the few long items that ma
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 class SizeSketch:
@@ -43,6 +45,28 @@ class SizeSketch:
         """Return the counts by size; the latest item counts 1."""
         latest = self._weight * self._decay
         return {size: weight / latest for size, weight in sorted(self._cells.items())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts as JSON-able values."""
+        return {"counts": [[size, count] for size, count in self.counts().items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, of a sketch of any growth or half-life.
+
+        Raises:
+            ValueError: where the state is not of that form.
+        """
+        try:
+            counts = [(int(size), float(count)) for size, count in state["counts"]]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"not a size sketch's state: {error}") from None
+        if any(size < 1 or not 0 <= count < math.inf for size, count in counts):
+            raise ValueError("not a size sketch's state: sizes must be at least 1 and counts not negative")
+        self._weight = 1.0 / self._decay
+        self._cells = {}
+        for size, count in counts:
+            cell = self._rounded(size)
+            self._cells[cell] = self._cells.get(cell, 0.0) + count
 
     def _rounded(self, size: int) -> int:
         """The largest size that shares the cell; sizes that the grid tells apart anyway stay as they are."""

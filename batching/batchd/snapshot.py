@@ -19,6 +19,8 @@ class ModelSnapshot:
     """Fitted fixed cost of a batch; None before the first measurement."""
     upper_factor: float
     num_samples: int
+    edges: tuple[tuple[int, ...], ...] = ()
+    """A learned ladder's edges by dimension; empty for other ladders, and before anything was learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +45,5 @@ def model_snapshot(model: ServedModel, now: float) -> ModelSnapshot:
         fixed_s=None if coefficients is None else coefficients[0],
         upper_factor=model.law.upper,
         num_samples=model.latency.num_samples,
+        edges=() if model.learned_ladder is None else model.learned_ladder.edges,
     )

@@ -6,7 +6,7 @@ Items of one group cost the same in any batch, so which of them to take is only 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batchd.backlog import Backlog
@@ -26,10 +26,16 @@ class Waiting:
     """The deadline, shifted by priority; less is more urgent. Time does the ageing: nobody starves."""
     own_cost: float
     """Seconds it adds to a batch of its own padded shape, as far as was known when it came."""
+    elements: int
+    """What it adds to a batch of its own padded shape; its own where items lie end to end."""
+
+    def would_finish(self, now: float) -> float:
+        """Return when its answer would be there if it ran alone from `now`."""
+        return now + self.item.deadline - self.latest_start
 
 
 class Group:
-    """All waiting items of one padded shape."""
+    """All waiting items of one padded shape; where items lie end to end, all that wait."""
 
     __slots__ = ("count", "deadlines", "elements", "padded_shape", "urgencies")
 
@@ -49,10 +55,14 @@ class WaitingRoom:
         self._tickets: dict[ItemId, int] = {}
         self._next_ticket = 0
         self._groups: dict[Shape, Group] = {}
-        self._order: list[tuple[int, Shape]] = []  # non-empty groups by padded volume
+        self._order: list[Group] = []  # the same, by padded volume
+        self._urgencies = LazyHeap(self._alive)
         self._latest_starts = LazyHeap(self._alive)
         self._arrivals = LazyHeap(self._alive)
         self.backlog = Backlog(urgency_resolution_s)
+        """By urgency: what goes before a newcomer."""
+        self._due: Backlog | None = None  # by deadline; kept once it has been asked for
+        self._resolution_s = urgency_resolution_s
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -72,13 +82,16 @@ class WaitingRoom:
         group = self._groups.get(waiting.padded_shape)
         if group is None:
             group = self._groups[waiting.padded_shape] = Group(waiting.padded_shape, self._alive)
-            insort(self._order, (group.elements, group.padded_shape))
+            insort(self._order, group, key=_volume)
         group.count += 1
         group.urgencies.push(waiting.urgency, ticket)
         group.deadlines.push(waiting.item.deadline, ticket)
+        self._urgencies.push(waiting.urgency, ticket)
         self._latest_starts.push(waiting.latest_start, ticket)
         self._arrivals.push(waiting.item.arrived, ticket)
         self.backlog.add(waiting.urgency, waiting.own_cost)
+        if self._due is not None:
+            self._due.add(waiting.item.deadline, waiting.own_cost)
 
     def remove(self, item_id: ItemId) -> Waiting:
         """Let an item out, for whatever reason.
@@ -91,24 +104,33 @@ class WaitingRoom:
         group.count -= 1
         if group.count == 0:
             del self._groups[group.padded_shape]
-            del self._order[bisect_left(self._order, (group.elements, group.padded_shape))]
+            del self._order[bisect_left(self._order, _volume(group), key=_volume)]
         self.backlog.remove(waiting.urgency, waiting.own_cost)
+        if self._due is not None:
+            self._due.remove(waiting.item.deadline, waiting.own_cost)
         return waiting
 
-    def groups(self) -> list[Group]:
-        """Return the non-empty groups, smallest padded volume first."""
-        return [self._groups[shape] for _, shape in self._order]
+    @property
+    def due(self) -> Backlog:
+        """By deadline: what must be done by when."""
+        if self._due is None:
+            self._due = Backlog(self._resolution_s)
+            for waiting in self:
+                self._due.add(waiting.item.deadline, waiting.own_cost)
+        return self._due
+
+    def groups(self) -> Sequence[Group]:
+        """Return the non-empty groups, smallest padded volume first: a view, valid until an item comes or goes."""
+        return self._order
 
     def group_of(self, waiting: Waiting) -> Group:
         """Return the group that an item waits in."""
         return self._groups[waiting.padded_shape]
 
     def most_urgent(self) -> Waiting | None:
-        """Return the item with the least urgency value of all, or None. Linear in the groups."""
-        tickets = [ticket for group in self._groups.values() if (ticket := group.urgencies.top()) is not None]
-        if not tickets:
-            return None
-        return self._alive[min(tickets, key=lambda ticket: (self._alive[ticket].urgency, ticket))]
+        """Return the item with the least urgency value of all, or None."""
+        ticket = self._urgencies.top()
+        return None if ticket is None else self._alive[ticket]
 
     def take(self, group: Group, count: int) -> list[Waiting]:
         """Return the `count` most urgent items of a group; they go on waiting."""
@@ -116,9 +138,7 @@ class WaitingRoom:
 
     def earliest_deadline(self, group: Group) -> float:
         """Return the earliest deadline in a group."""
-        ticket = group.deadlines.top()
-        assert ticket is not None, "an empty group is not kept"
-        return self._alive[ticket].item.deadline
+        return group.deadlines.least()
 
     def first_hopeless(self) -> Waiting | None:
         """Return the item with the earliest latest start, or None."""
@@ -129,3 +149,7 @@ class WaitingRoom:
         """Return the item that arrived first, or None."""
         ticket = self._arrivals.top()
         return None if ticket is None else self._alive[ticket]
+
+
+def _volume(group: Group) -> tuple[int, Shape]:
+    return group.elements, group.padded_shape

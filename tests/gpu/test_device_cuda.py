@@ -74,7 +74,14 @@ class Rig:
     def run(self, model: PaddedModel, size: int) -> BatchDone:
         items: tuple[Tensors, ...] = tuple({"x": np.full(8, index, np.float32)} for index in range(size))
         self.executor.submit(
-            BatchWork(batch_id=BatchId(next(self._ids)), name="m", model=model, items=items, padded_shape=(8,))
+            BatchWork(
+                batch_id=BatchId(next(self._ids)),
+                name="m",
+                model=model,
+                items=items,
+                padded_shape=(8,),
+                elements=8 * len(items),
+            )
         )
         done = self.done.get(timeout=120)
         assert isinstance(done, BatchDone)
@@ -202,7 +209,8 @@ def test_a_device_side_assert_ends_the_process_with_its_own_status() -> None:
         device = torch.device("cuda", 0)
         executor = Executor(device, CudaPeaks(device), done.put)
         executor.start()
-        executor.submit(BatchWork(batch_id=BatchId(0), name="m", model=Model(), items=({},), padded_shape=()))
+        work = BatchWork(batch_id=BatchId(0), name="m", model=Model(), items=({},), padded_shape=(), elements=1)
+        executor.submit(work)
         os._exit(EXIT_DEVICE_LOST if isinstance(done.get(timeout=60), DeviceLost) else 1)
     """)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120, check=False)

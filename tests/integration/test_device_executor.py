@@ -61,7 +61,12 @@ class Rig:
     def run(self, model: PaddedModel, values: Sequence[float], length: int = 8) -> BatchDone:
         items: tuple[Tensors, ...] = tuple({"x": np.full(length, value, dtype=np.float32)} for value in values)
         work = BatchWork(
-            batch_id=BatchId(next(self._ids)), name="net", model=model, items=items, padded_shape=(length,)
+            batch_id=BatchId(next(self._ids)),
+            name="net",
+            model=model,
+            items=items,
+            padded_shape=(length,),
+            elements=length * len(items),
         )
         self.executor.submit(work)
         done = self.done.get(timeout=30)
@@ -183,7 +188,12 @@ def test_a_poisoned_device_is_reported_as_lost(rigs: Rigs) -> None:
     rig = rigs(measuring())
     model = Net(raise_on(1, lambda: RuntimeError("CUDA error: device-side assert triggered")))
     work = BatchWork(
-        batch_id=BatchId(1), name="net", model=model, items=({"x": np.ones(2, np.float32)},), padded_shape=(2,)
+        batch_id=BatchId(1),
+        name="net",
+        model=model,
+        items=({"x": np.ones(2, np.float32)},),
+        padded_shape=(2,),
+        elements=2,
     )
     rig.executor.submit(work)
     done = rig.done.get(timeout=30)

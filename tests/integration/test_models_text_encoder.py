@@ -14,12 +14,12 @@ import torch
 
 from batchd_server.config.settings import ModelSettings
 from batchd_server.models.loading import ModelLoadError, construct
-from batchd_server.models.protocol import Model, TextEmbedder
+from batchd_server.models.protocol import Model, SupportsRagged, TextEmbedder
 from batchd_server.models.spec import Array, Tensors
 
 transformers = pytest.importorskip("transformers")
 
-from batchd_server.models.text_encoder import TextEncoder  # noqa: E402
+from batchd_server.models.text_encoder import TextEncoder, ragged_attention  # noqa: E402
 from batchd_server.models.text_encoder.folder import Pooling, bundled_path  # noqa: E402
 
 pytestmark = pytest.mark.text
@@ -90,6 +90,48 @@ def test_neighbours_and_padding_change_nothing(encoder: TextEncoder) -> None:
         for item, embedding in zip(items, together, strict=True):
             (alone,) = embed(encoder, [item])
             assert float(np.abs(embedding - alone).max()) <= 1e-5 * float(np.abs(alone).max())
+
+
+def embed_ragged(encoder: TextEncoder, items: list[Tensors]) -> Array:
+    with torch.inference_mode():
+        answers = encoder.split(encoder.run(encoder.collate_ragged(items)), items)
+    return np.stack([answer["embedding"] for answer in answers])
+
+
+def test_laid_end_to_end_every_text_has_the_embedding_that_it_has_padded_and_alone(encoder: TextEncoder) -> None:
+    items = [encoder.preprocess(text(value)) for value in [*TEXTS, TEXTS[1], "Another one.", TEXTS[0]]]
+    ids = items[1]["input_ids"]
+    holes = np.ones_like(ids)
+    holes[[2, 5]] = 0
+    items.insert(2, encoder.preprocess({"input_ids": ids, "attention_mask": holes}))
+    side_by_side = embed(encoder, items)
+    for item, found, padded in zip(items, embed_ragged(encoder, items), side_by_side, strict=True):
+        (alone,) = embed_ragged(encoder, [item])
+        scale = float(np.abs(padded).max())
+        assert float(np.abs(found - padded).max()) <= 1e-5 * scale
+        assert float(np.abs(found - alone).max()) <= 1e-5 * scale
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch calls its nested tensors a prototype
+def test_the_attention_meant_for_cuda_gives_the_same(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [encoder.preprocess(text(value)) for value in TEXTS]
+    by_length = embed_ragged(encoder, items)
+    used: list[int] = []
+
+    def jagged(*arguments: Any) -> torch.Tensor:
+        used.append(1)
+        return ragged_attention.attend_jagged(*arguments)
+
+    monkeypatch.setattr(ragged_attention, "attention_for", lambda device: jagged)
+    with torch.no_grad():
+        answers = encoder.split(encoder.run(encoder.collate_ragged(items)), items)
+    assert len(used) == 6, "once in every layer"
+    np.testing.assert_allclose(np.stack([answer["embedding"] for answer in answers]), by_length, atol=1e-6)
+
+
+def test_a_text_encoder_is_measured_in_both_layouts_unless_told_otherwise(encoder: TextEncoder) -> None:
+    assert isinstance(encoder, SupportsRagged)
+    assert encoder.default_batching == {"layout": "auto"}
 
 
 def test_token_ids_mean_what_their_text_means(encoder: TextEncoder) -> None:
@@ -174,6 +216,10 @@ def test_a_folder_may_pool_the_first_token_and_not_normalise(tmp_path: Path) -> 
     with torch.no_grad():
         hidden = model(input_ids=torch.tensor(item["input_ids"])[None]).last_hidden_state
     np.testing.assert_allclose(embed(encoder, [item])[0], hidden[0, 0].numpy(), atol=1e-5)
+    other = encoder.preprocess(text("short"))
+    np.testing.assert_allclose(embed_ragged(encoder, [item, other])[0], hidden[0, 0].numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match="must not hide the first token"):
+        encoder.preprocess({"input_ids": IDS, "attention_mask": np.array([0, 1, 1])})
 
 
 @pytest.mark.parametrize(

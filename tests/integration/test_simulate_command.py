@@ -34,6 +34,7 @@ def test_the_json_has_the_documented_keys() -> None:
         "training_share",
         "padding_waste",
         "mean_batch",
+        "failed",
         "ooms",
         "devices",
     }
@@ -49,6 +50,14 @@ def test_policies_are_compared_in_a_table_and_a_picture(tmp_path: Path) -> None:
     for policy in ("adaptive", "window:5:32", "aimd", "total-time"):
         assert policy in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_device_may_run_out_of_memory_have_a_neighbour_and_slow_down() -> None:
+    device = ["--memory", "5e8:2e6", "--neighbour", "1e8:2:4", "--slowdown", "2:5", "--know"]
+    found = json.loads(simulate("--rate", "30", "--seconds", "8", *device, "--policy", "window:5:32", "--json").stdout)
+    assert 0 < found["ooms"] <= found["failed"]
+    ours = json.loads(simulate("--rate", "30", "--seconds", "8", *device, "--json").stdout)
+    assert ours["failed"] < found["failed"]
 
 
 def test_capacity_says_how_many_devices_are_needed() -> None:
@@ -72,6 +81,12 @@ def test_a_recorded_trace_is_replayed(tmp_path: Path) -> None:
         (["--cost", "cheap"], "cost 'cheap' is not of the form"),
         (["--policy", "aimd", "--policy", "adaptive"], "compared with --compare"),
         (["--trace", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--cost", "learned:nowhere.json"], "nowhere.json"),
+        (["--cost", "learned:pyproject.toml"], "pyproject.toml is not JSON"),
+        (["--memory", "much"], "memory 'much' is not of the form"),
+        (["--neighbour", "1e9:0"], "--neighbour needs --memory"),
+        (["--slowdown", "2"], "slowdown '2' is not of the form"),
+        (["--plot", "drawn.txt"], "must end in .png"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_exit_code_2(arguments: list[str], said: str) -> None:

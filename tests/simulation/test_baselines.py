@@ -12,7 +12,7 @@ from batchd.scheduler import Scheduler
 from batchd.simulator import SimulationResult, parse_cost, parse_lengths, parse_policy, poisson_arrivals
 from batchd.simulator.simulation import simulate_schedulers
 
-BASELINES = ("window:5:32", "buckets:16,32,64,128:5:32", "aimd", "total-time")
+BASELINES = ("window:5:32", "buckets:16,32,64,128:5:32", "aimd", "total-time", "threshold:0.6:0.8")
 MIXES = ("lognormal:24:1.0:2:256", "bimodal:0.85:8:16:150:256")
 
 

@@ -34,7 +34,7 @@ def run_exactly(made: Controller, items: list[Item], fixed: float, per_element: 
     remaining = len(items)
     while remaining:
         batch = launched(made, 0.0)
-        seconds = fixed + len(batch.items) * batch.padded_shape[0] * per_element
+        seconds = fixed + batch.elements * per_element
         made.report(Completed(batch_id=batch.batch_id, seconds=seconds, peak_bytes=None))
         remaining -= len(batch.items)
 

@@ -55,7 +55,26 @@ def test_variables_reach_into_the_table_of_a_model(tmp_path: Path, monkeypatch: 
     ("text", "line"),
     [
         ("[servr]\n", "servr: unknown key; did you mean server? allowed: defaults, device, models, server, state"),
-        ("[device]\nname = 'gpu'\n", "device.name: must be auto, cpu, cuda, or cuda:N for device N, got 'gpu'"),
+        (
+            "[device]\nname = 'gpu'\n",
+            "device.name: must be auto, cpu, cuda, cuda:N for device N, or simulated, got 'gpu'",
+        ),
+        (
+            "[device.simulated]\nmemory_bytes = 0\n",
+            "device.simulated.memory_bytes: must be greater than 0, got 0",
+        ),
+        (
+            "[device.simulated]\ncost = '1'\n",
+            "device.simulated.cost: cost '1' is not of the form "
+            "FIXED_S:PER_TOKEN_S[:SQUARE_LENGTH[:TOKENS_CHARGED_AT_LEAST]], got '1'",
+        ),
+        ("[device.simulated]\nnoise = 0.1\n", "device.simulated: noise needs a cost to vary"),
+        ("[device.simulated]\nneighbour = ''\n", "device.simulated.neighbour: must be a path, got ''"),
+        (
+            "[device]\nname = 'simulated'\n[device.simulated]\nmemory_bytes = 1000\n",
+            "device: memory_reserve_bytes (67108864) leaves nothing of the simulated device's "
+            "1000 bytes x memory_fraction (0.85)",
+        ),
         ("[server]\nport = -1\n", "server.port: must be greater than or equal to 0, got -1"),
         ("[models.a]\n", "models.a.entrypoint: is missing"),
         ("[server]\nport = true\n", "server.port: must not be a truth value, got True"),
@@ -68,7 +87,7 @@ def test_variables_reach_into_the_table_of_a_model(tmp_path: Path, monkeypatch: 
         ("[defaults]\nbatching = 3\n", "defaults.batching: must be a table, got 3"),
         (
             "[defaults.batching.ladder]\nstep = 1\nedges = [1]\n",
-            "defaults.batching.ladder: give only one of parts, step and edges",
+            "defaults.batching.ladder: give only one of parts, step, edges and learned; step may stand beside learned",
         ),
     ],
 )

@@ -3,6 +3,7 @@ import random
 import pytest
 
 from batchd import LatencyModel
+from batchd.load import Load
 from batchd.nnls import solve_nonnegative
 
 
@@ -14,14 +15,16 @@ def train(model: LatencyModel, count: int, noise: float = 0.0, factor: float = 1
     rng = random.Random(seed)
     for _ in range(count):
         batch_size, elements = rng.choice([1, 2, 4, 8, 16]), rng.choice([8, 16, 32, 64, 128, 256])
-        model.observe(batch_size, elements, factor * law(batch_size, elements) * rng.lognormvariate(0.0, noise))
+        model.observe(
+            Load.padded(batch_size, elements), factor * law(batch_size, elements) * rng.lognormvariate(0.0, noise)
+        )
 
 
 def relative_errors(model: LatencyModel, factor: float = 1.0) -> list[float]:
     errors = []
     for batch_size in (1, 3, 6, 12):
         for elements in (8, 24, 48, 96, 200):
-            predicted = model.predict(batch_size, elements)
+            predicted = model.predict(Load.padded(batch_size, elements))
             assert predicted is not None
             errors.append(abs(predicted / (factor * law(batch_size, elements)) - 1))
     return sorted(errors)
@@ -29,15 +32,15 @@ def relative_errors(model: LatencyModel, factor: float = 1.0) -> list[float]:
 
 def test_it_knows_nothing_before_the_first_sample() -> None:
     model = LatencyModel()
-    assert model.predict(1, 8) is None
-    assert model.predict_upper(1, 8) is None
+    assert model.predict(Load.padded(1, 8)) is None
+    assert model.predict_upper(Load.padded(1, 8)) is None
     assert model.coefficients is None
 
 
 def test_one_sample_predicts_itself() -> None:
     model = LatencyModel()
-    model.observe(4, 32, 0.05)
-    assert model.predict(4, 32) == pytest.approx(0.05, rel=1e-3)
+    model.observe(Load.padded(4, 32), 0.05)
+    assert model.predict(Load.padded(4, 32)) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_it_recovers_the_law_from_twenty_noisy_samples() -> None:
@@ -52,7 +55,7 @@ def test_coefficients_are_never_negative_so_that_predictions_grow_with_size() ->
     train(model, 60, noise=0.5)
     assert model.coefficients is not None
     assert min(model.coefficients) >= 0
-    predictions = [model.predict(batch_size, 64) for batch_size in range(1, 20)]
+    predictions = [model.predict(Load.padded(batch_size, 64)) for batch_size in range(1, 20)]
     assert predictions == sorted(predictions)
 
 
@@ -60,7 +63,7 @@ def test_a_hot_cell_does_not_drown_the_rest() -> None:
     model = LatencyModel()
     train(model, 40)
     for _ in range(2000):
-        model.observe(1, 8, law(1, 8))
+        model.observe(Load.padded(1, 8), law(1, 8))
     assert relative_errors(model)[-1] <= 0.05
 
 
@@ -69,8 +72,8 @@ def test_what_is_kept_is_bounded_however_many_shapes_come() -> None:
     rng = random.Random(9)
     for _ in range(5000):
         batch_size, elements = rng.randint(1, 64), rng.randint(2, 256)
-        model.observe(batch_size, elements, law(batch_size, elements))
-        model.observe(1, 8, law(1, 8))
+        model.observe(Load.padded(batch_size, elements), law(batch_size, elements))
+        model.observe(Load.padded(1, 8), law(1, 8))
     assert model.num_samples <= model.config.max_samples
     assert len(model.state_dict()["samples"]) == model.num_samples
     assert relative_errors(model)[-1] <= 0.05
@@ -83,7 +86,7 @@ def test_the_upper_time_covers_the_promised_share() -> None:
     covered = 0
     for _ in range(500):
         batch_size, elements = rng.choice([1, 2, 4, 8, 16]), rng.choice([8, 64, 256])
-        upper = model.predict_upper(batch_size, elements)
+        upper = model.predict_upper(Load.padded(batch_size, elements))
         assert upper is not None
         covered += law(batch_size, elements) * rng.lognormvariate(0.0, 0.2) <= upper
     assert covered / 500 >= 0.92
@@ -106,7 +109,7 @@ def test_batches_that_outgrow_the_caches_bend_the_law_and_leave_the_fixed_cost_a
     rng = random.Random(4)
     for _ in range(120):
         batch_size, elements = rng.choice([1, 2, 4, 8, 16, 32, 64]), rng.choice([8, 16, 32, 64, 128])
-        model.observe(batch_size, elements, bending(batch_size, elements) * rng.lognormvariate(0.0, 0.03))
+        model.observe(Load.padded(batch_size, elements), bending(batch_size, elements) * rng.lognormvariate(0.0, 0.03))
     assert model.coefficients is not None
     assert model.coefficients[0] == pytest.approx(2.5e-3, rel=0.2)
     assert model.coefficients[4] == pytest.approx(1e-8, rel=0.3)
@@ -115,15 +118,15 @@ def test_batches_that_outgrow_the_caches_bend_the_law_and_leave_the_fixed_cost_a
 def test_a_law_that_is_straight_is_not_bent_by_few_samples() -> None:
     model = LatencyModel()
     for batch_size in (1, 2, 4):
-        model.observe(batch_size, 8, 0.01)
+        model.observe(Load.padded(batch_size, 8), 0.01)
     assert model.coefficients is not None
     assert model.coefficients[4] == 0.0
 
 
 def test_a_clock_that_stood_still_teaches_nothing() -> None:
     model = LatencyModel()
-    model.observe(1, 8, 0.0)
-    assert model.predict(1, 8) is None
+    model.observe(Load.padded(1, 8), 0.0)
+    assert model.predict(Load.padded(1, 8)) is None
 
 
 def test_state_survives_a_restart() -> None:

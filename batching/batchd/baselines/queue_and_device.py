@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from batchd.decision import Admission, Admitted, Decision, ReleaseReason, RunBatch, Wait
-from batchd.item import BatchId, Item, ItemId, num_elements
+from batchd.item import BatchId, Item, ItemId, Shape, num_elements
 from batchd.outcome import Completed, Failed, Outcome, OutOfMemory, Settled
 
 
@@ -36,23 +36,10 @@ class QueueAndDevice:
         """Take `members` out of the queue and pad them to the largest of them in every dimension."""
         for item in members:
             del self.queue[item.id]
-        padded = tuple(map(max, zip(*(item.shape for item in members), strict=True)))
         batch_id = BatchId(self._next_batch)
         self._next_batch += 1
         self._running = (batch_id, tuple(members))
-        carried = sum(num_elements(item.shape) for item in members)
-        return RunBatch(
-            batch_id=batch_id,
-            model=members[0].model,
-            items=tuple(item.id for item in members),
-            padded_shape=padded,
-            predicted_s=None,
-            predicted_upper_s=None,
-            predicted_bytes=None,
-            padding_ratio=1.0 - carried / (len(members) * num_elements(padded)),
-            reason=reason,
-            queued_after=len(self.queue),
-        )
+        return plain_batch(batch_id, members, largest_shape(members), reason, queued_after=len(self.queue))
 
     def settle(self, outcome: Outcome) -> tuple[tuple[Item, ...], Settled]:
         """Free the device; return the batch and what became of its items.
@@ -70,6 +57,32 @@ class QueueAndDevice:
                 return members, Settled(finished=ids)
             case OutOfMemory():
                 return members, Settled(impossible=ids)  # the classic rules fail the whole batch
+
+
+def largest_shape(members: Sequence[Item]) -> Shape:
+    """Return the smallest shape that holds every member; no dimension is 0."""
+    return tuple(max(1, *sizes) for sizes in zip(*(item.shape for item in members), strict=True))
+
+
+def plain_batch(
+    batch_id: BatchId, members: Sequence[Item], padded_shape: Shape | None, reason: ReleaseReason, *, queued_after: int
+) -> RunBatch:
+    """Return a batch that nothing was predicted for; without a padded shape the items lie end to end."""
+    carried = sum(num_elements(item.shape) for item in members)
+    elements = carried if padded_shape is None else len(members) * num_elements(padded_shape)
+    return RunBatch(
+        batch_id=batch_id,
+        model=members[0].model,
+        items=tuple(item.id for item in members),
+        padded_shape=padded_shape,
+        elements=elements,
+        predicted_s=None,
+        predicted_upper_s=None,
+        predicted_bytes=None,
+        padding_ratio=1.0 - carried / elements if elements else 0.0,
+        reason=reason,
+        queued_after=queued_after,
+    )
 
 
 def release_first_come(

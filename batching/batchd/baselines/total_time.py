@@ -12,6 +12,7 @@ from batchd.baselines.queue_and_device import IDLE, QueueAndDevice, first
 from batchd.decision import Admission, Decision, ReleaseReason
 from batchd.item import Item, ItemId, num_elements
 from batchd.latency_model import LatencyModel
+from batchd.load import Load
 from batchd.outcome import Completed, Outcome, Settled
 
 PLANNED = 256
@@ -52,11 +53,11 @@ class TotalTime:
         members, settled = self._device.settle(outcome)
         if isinstance(outcome, Completed):
             largest = max(num_elements(item.shape) for item in members)
-            self._latency.observe(len(members), largest, outcome.seconds)
+            self._latency.observe(Load.padded(len(members), largest), outcome.seconds)
         return settled
 
     def _predict(self, batch_size: int, elements: int) -> float:
-        predicted = self._latency.predict(batch_size, elements)
+        predicted = self._latency.predict(Load.padded(batch_size, elements))
         return float(elements * batch_size) if predicted is None else predicted
 
 

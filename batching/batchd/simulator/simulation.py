@@ -6,43 +6,28 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import assert_never
 
+from batchd.baselines.idle_training import IdleTraining
 from batchd.controller import Controller
-from batchd.decision import Expire, Refused, RunBatch, Wait
+from batchd.decision import Expire, Refused, RunBatch, RunMicrobatch, Wait
 from batchd.item import Item, ItemId, num_elements
-from batchd.outcome import Completed
+from batchd.leasing.demand import Demand
+from batchd.load import Load
+from batchd.outcome import Completed, OutOfMemory
 from batchd.policy import ModelPolicy
-from batchd.scheduler import Scheduler
+from batchd.scheduler import MemoryObserver, Scheduler
 from batchd.simulator.arrivals import Arrival
+from batchd.simulator.device_law import DeviceLaw, DeviceRun
+from batchd.simulator.training_law import TENANT, TrainingLaw
 
 MODEL = "simulated"
 
+NOTHING_RAN = DeviceRun(0.0, None)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceLaw:
-    """Seconds of a batch: `fixed + per_element * max(tokens, charged_at_least) * (1 + E / square_length)`.
-
-    `tokens` is batch size x padded elements E. `noise` is the sigma of a log-normal factor with median 1.
-    """
-
-    fixed: float
-    per_element: float
-    square_length: float = math.inf
-    charged_at_least: int = 0
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.fixed < 0 or self.per_element < 0 or self.fixed + self.per_element == 0:
-            raise ValueError("the cost's seconds must not be negative, and not both 0")
-        if self.square_length <= 0 or self.charged_at_least < 0 or self.noise < 0:
-            raise ValueError("square length must be positive, tokens charged and noise not negative")
-
-    def seconds(self, batch_size: int, elements: int, rng: random.Random) -> float:
-        """Return how long one batch takes."""
-        charged = max(batch_size * elements, self.charged_at_least)
-        time = self.fixed + self.per_element * charged * (1 + elements / self.square_length)
-        return time * rng.lognormvariate(0.0, self.noise) if self.noise else time
+TELEMETRY_S = 0.25
+"""Between two readings of the memory, as in the device process."""
 
 
 @dataclass(slots=True)
@@ -56,7 +41,16 @@ class SimulationResult:
     in_time: int = 0
     refused: int = 0
     expired: int = 0
+    failed: int = 0
+    """Ran out of memory alone, or in a batch that its scheduler does not split."""
+    ooms: int = 0
+    """Batches that ran out of memory."""
     busy_s: float = 0.0
+    """Device time that inference took."""
+    training_s: float = 0.0
+    """Device time that was lent to training."""
+    trained_items: int = 0
+    microbatches: int = 0
     ends_at: float = 0.0
     batch_sizes: list[int] = field(default_factory=list[int])
     padded_elements: int = 0
@@ -69,8 +63,13 @@ class SimulationResult:
 
     @property
     def device_busy(self) -> float:
-        """Share of the devices' time that batches took, until the last one was over."""
+        """Share of the devices' time that inference batches took, until the last one was over."""
         return self.busy_s / (self.devices * max(self.seconds, self.ends_at))
+
+    @property
+    def training_share(self) -> float:
+        """Share of the devices' time that was lent to training."""
+        return self.training_s / (self.devices * max(self.seconds, self.ends_at))
 
     @property
     def mean_batch(self) -> float:
@@ -111,9 +110,15 @@ def simulate_schedulers(
     seconds: float,
     devices: int = 1,
     seed: int = 0,
+    training: TrainingLaw | None = None,
 ) -> SimulationResult:
-    """Run `arrivals` through `devices` devices with a scheduler each; an arrival goes where least work waits."""
-    return _Simulation(arrivals, [scheduler() for _ in range(devices)], law, seconds, seed).run()
+    """Run `arrivals` through `devices` devices with a scheduler each; an arrival goes where least work waits.
+
+    With `training` every device has an endless job beside it, until `seconds` are over. Schedulers other than the
+    controller leave it the gaps.
+    """
+    made = [_device(scheduler(), training) for _ in range(devices)]
+    return _Simulation(arrivals, made, law, seconds, seed, training).run()
 
 
 @dataclass(slots=True)
@@ -121,24 +126,49 @@ class _Device:
     """A scheduler, the batch that runs for it, and when it wants to be asked again."""
 
     scheduler: Scheduler
-    running: RunBatch | None = None
-    run_s: float = 0.0
-    wakes_at: float = math.inf  # when the batch ends, or when the scheduler wants to be asked
+    demand: Callable[[Demand | None], None] | None  # where it trains: says what it would train next
+    observer: MemoryObserver | None = None  # what of it wants to know of the memory
+    running: RunBatch | RunMicrobatch | None = None
+    run: DeviceRun = NOTHING_RAN
+    wakes_at: float = 0.0  # when what runs ends, or when the scheduler wants to be asked
     waiting: int = 0
+
+
+def _device(scheduler: Scheduler, training: TrainingLaw | None) -> _Device:
+    observer = scheduler if isinstance(scheduler, MemoryObserver) else None
+    if training is None:
+        return _Device(scheduler, None, observer)
+    if isinstance(scheduler, Controller):
+        scheduler.leases.add(TENANT)
+        device = _Device(scheduler, partial(scheduler.leases.demand, TENANT), observer)
+    else:
+        idle = IdleTraining(scheduler, training.idle_items)
+        device = _Device(idle, idle.demand, observer)
+    assert device.demand is not None
+    device.demand(training.demand)
+    return device
 
 
 class _Simulation:
     """The loop's state: a clock that jumps from event to event."""
 
     def __init__(
-        self, arrivals: Sequence[Arrival], schedulers: Sequence[Scheduler], law: DeviceLaw, seconds: float, seed: int
+        self,
+        arrivals: Sequence[Arrival],
+        devices: Sequence[_Device],
+        law: DeviceLaw,
+        seconds: float,
+        seed: int,
+        training: TrainingLaw | None,
     ) -> None:
         self._arrivals = arrivals
         self._law = law
         self._rng = random.Random(seed)  # noqa: S311  noise, not secrets
-        self._devices = [_Device(scheduler) for scheduler in schedulers]
-        self._result = SimulationResult(offered=len(arrivals), seconds=seconds, devices=len(schedulers))
+        self._training = training
+        self._devices = devices
+        self._result = SimulationResult(offered=len(arrivals), seconds=seconds, devices=len(devices))
         self._now = 0.0
+        self._read_at = math.inf if law.memory is None else 0.0
         self._next_arrival = 0
 
     def run(self) -> SimulationResult:
@@ -151,14 +181,27 @@ class _Simulation:
                 if device.wakes_at == math.inf:
                     self._result.ends_at = self._now
                     return self._result
-                self._now = max(self._now, device.wakes_at)
+                self._advance(device.wakes_at)
                 if device.running is not None:
                     self._finish(device)
             else:
-                self._now = max(self._now, upcoming)
+                self._advance(upcoming)
                 device = self._offer()
             if device.running is None:
                 self._decide(device)
+
+    def _advance(self, now: float) -> None:
+        """Move the clock on, and tell the schedulers the last reading of the memory before that."""
+        self._now = max(self._now, now)
+        if self._now < self._read_at:
+            return
+        memory = self._law.memory
+        assert memory is not None, "readings are due of a memory only"
+        read_at = math.floor(self._now / TELEMETRY_S) * TELEMETRY_S
+        self._read_at = read_at + TELEMETRY_S
+        for device in self._devices:
+            if device.observer is not None:
+                device.observer.observe(memory.reading(read_at))
 
     def _offer(self) -> _Device:
         index = self._next_arrival
@@ -181,11 +224,21 @@ class _Simulation:
 
     def _decide(self, device: _Device) -> None:
         """Ask the scheduler until it runs something or waits."""
+        if device.demand is not None and self._now >= self._result.seconds:
+            device.demand(None)
+            device.demand = None
         while True:
             decision = device.scheduler.next(self._now)
             match decision:
                 case RunBatch():
                     self._launch(device, decision)
+                    return
+                case RunMicrobatch():
+                    assert self._training is not None, "a microbatch was launched, but nothing trains"
+                    device.running = decision
+                    seconds = self._training.seconds(decision.items, self._rng)
+                    device.run = DeviceRun(seconds * self._law.factor(self._now), None)
+                    device.wakes_at = self._now + device.run.seconds
                     return
                 case Expire(items):
                     device.waiting -= len(items)
@@ -197,25 +250,44 @@ class _Simulation:
                     assert_never(decision)
 
     def _launch(self, device: _Device, batch: RunBatch) -> None:
-        elements = num_elements(batch.padded_shape)
+        sizes = [num_elements(self._arrivals[item].shape) for item in batch.items]
+        if batch.padded_shape is None:
+            load = Load.ragged(sizes)
+        else:
+            load = Load.padded(len(batch.items), num_elements(batch.padded_shape))
         device.running = batch
-        device.run_s = self._law.seconds(len(batch.items), elements, self._rng)
-        device.wakes_at = self._now + device.run_s
+        device.run = self._law.run(load, self._now, self._rng)
+        device.wakes_at = self._now + device.run.seconds
         result = self._result
         result.batch_sizes.append(len(batch.items))
-        result.padded_elements += elements * len(batch.items)
-        result.carried_elements += sum(num_elements(self._arrivals[item].shape) for item in batch.items)
+        result.padded_elements += load.elements
+        result.carried_elements += sum(sizes)
 
     def _finish(self, device: _Device) -> None:
         batch = device.running
         assert batch is not None
         device.running = None
-        outcome = Completed(batch_id=batch.batch_id, seconds=device.run_s, peak_bytes=None)
-        settled = device.scheduler.report(outcome)
-        self._result.busy_s += device.run_s
-        device.waiting -= len(settled.finished)
+        run, result = device.run, self._result
+        if run.fits:
+            settled = device.scheduler.report(
+                Completed(batch_id=batch.batch_id, seconds=run.seconds, peak_bytes=run.peak_bytes)
+            )
+        else:
+            result.ooms += 1
+            reading = None if self._law.memory is None else self._law.memory.reading(self._now)
+            settled = device.scheduler.report(
+                OutOfMemory(batch_id=batch.batch_id, peak_bytes=run.peak_bytes, reading=reading)
+            )
+        if isinstance(batch, RunMicrobatch):
+            result.training_s += run.seconds
+            result.trained_items += batch.items
+            result.microbatches += 1
+            return
+        result.busy_s += run.seconds
+        device.waiting -= len(settled.finished) + len(settled.impossible)
+        result.failed += len(settled.impossible)
         for item in settled.finished:
             arrival = self._arrivals[item]
             latency = self._now - arrival.time
-            self._result.latencies.append(latency)
-            self._result.in_time += latency <= arrival.slo_s
+            result.latencies.append(latency)
+            result.in_time += latency <= arrival.slo_s

@@ -6,15 +6,20 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
-from batchd.baselines import AdditiveIncrease, FixedBuckets, FixedWindow, TotalTime
+from batchd.baselines import ADAPTIVE, parse_rule
 from batchd.controller import Controller
-from batchd.policy import ModelPolicy
+from batchd.leasing.demand import TrainingPolicy
+from batchd.policy import Layout, ModelPolicy
 from batchd.scheduler import Scheduler
 from batchd.simulator.arrivals import bimodal_lengths, lognormal_lengths
-from batchd.simulator.simulation import MODEL, DeviceLaw
+from batchd.simulator.device_law import DeviceLaw
+from batchd.simulator.simulation import MODEL
+from batchd.simulator.training_law import TrainingLaw
 
-POLICIES = ("adaptive", "window:MS:SIZE", "buckets:EDGE,EDGE,...:MS:SIZE", "aimd", "total-time")
+RAGGED = "adaptive:ragged"
+"""The controller for a model that takes its items end to end: padding costs nothing, because there is none."""
 LENGTHS = ("lognormal:MEDIAN:SIGMA:LOW:HIGH", "bimodal:SHARE:LOW:HIGH:LOW:HIGH", "fixed:LENGTH")
+TRAINING = "FIXED_S:PER_ITEM_S"
 COST = "FIXED_S:PER_TOKEN_S[:SQUARE_LENGTH[:TOKENS_CHARGED_AT_LEAST]]"
 
 
@@ -62,35 +67,49 @@ def parse_cost(spec: str, noise: float = 0.0) -> DeviceLaw:
     )
 
 
-def parse_policy(spec: str, *, slo_s: float, max_batch_size: int) -> Callable[[], Scheduler]:
-    """Return a maker of the schedulers that `spec` describes.
+def parse_training(spec: str, noise: float = 0.0) -> TrainingLaw:
+    """Return the law of a training job's microbatches that `spec` describes.
 
     Raises:
-        ValueError: not one of `POLICIES`.
+        ValueError: not of the form of `TRAINING`, or figures that are no cost.
     """
     try:
-        match spec.split(":"):
-            case ["adaptive"]:
-                return lambda: _controller(slo_s, max_batch_size)
-            case ["window", window_ms, size]:
-                window_s, num_items = float(window_ms) / 1e3, int(size)
-                return lambda: FixedWindow(window_s, num_items)
-            case ["buckets", listed, window_ms, size]:
-                edges = tuple(int(edge) for edge in listed.split(","))
-                window_s, num_items = float(window_ms) / 1e3, int(size)
-                return lambda: FixedBuckets(edges, window_s, num_items)
-            case ["aimd"]:
-                return lambda: AdditiveIncrease(slo_s, max_batch_size)
-            case ["total-time"]:
-                return lambda: TotalTime(max_batch_size)
-            case _:
-                pass
+        fixed, per_item = (float(number) for number in spec.split(":"))
     except ValueError:
-        pass  # not numbers: said below
-    raise ValueError(f"policy {spec!r} is not one of {', '.join(POLICIES)}")
+        raise ValueError(f"training cost {spec!r} is not of the form {TRAINING}") from None
+    return TrainingLaw(fixed=fixed, per_item=per_item, noise=noise)
 
 
-def _controller(slo_s: float, max_batch_size: int) -> Controller:
-    controller = Controller()
-    controller.add_model(MODEL, ModelPolicy(slo_s=slo_s, max_batch_size=max_batch_size, max_queue_size=10**6))
+def parse_policy(
+    spec: str,
+    *,
+    slo_s: float,
+    max_batch_size: int,
+    prepare: Callable[[Controller], None] | None = None,
+    training: TrainingPolicy | None = None,
+) -> Callable[[], Scheduler]:
+    """Return a maker of the schedulers that `spec` describes.
+
+    `prepare` tells a controller what it is to know at once, `training` what it may lend of the device.
+
+    Raises:
+        ValueError: not `RAGGED`, and not one of `batchd.baselines.POLICIES`.
+    """
+    if spec in {ADAPTIVE, RAGGED}:
+        layout = Layout.RAGGED if spec == RAGGED else Layout.PADDED
+        policy = ModelPolicy(slo_s=slo_s, max_batch_size=max_batch_size, max_queue_size=10**6, layout=layout)
+        return lambda: _controller(policy, prepare, training)
+    try:
+        return parse_rule(spec, slo_s=slo_s, max_batch_size=max_batch_size)
+    except ValueError as error:
+        raise ValueError(f"{error}, {RAGGED}") from None
+
+
+def _controller(
+    policy: ModelPolicy, prepare: Callable[[Controller], None] | None, training: TrainingPolicy | None
+) -> Controller:
+    controller = Controller(training_policy=training)
+    controller.add_model(MODEL, policy)
+    if prepare is not None:
+        prepare(controller)
     return controller

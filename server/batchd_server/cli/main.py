@@ -57,6 +57,12 @@ SUBCOMMANDS = (
         summary="Try batching policies against a virtual clock.",
     ),
     Subcommand(
+        name="padding",
+        target="batchd_server.cli.padding:padding",
+        extras=None,
+        summary="Report what padding a data set's batches carry.",
+    ),
+    Subcommand(
         name="bench",
         target="batchd_server.cli.bench:app",
         extras="server,text",

@@ -23,10 +23,11 @@ def describe(result: SimulationResult) -> dict[str, Any]:
         "refused": result.refused,
         "expired": result.expired,
         "device_busy": result.device_busy,
-        "training_share": 0.0,  # no training takes part yet
+        "training_share": result.training_share,
         "padding_waste": result.padding_ratio,
         "mean_batch": result.mean_batch,
-        "ooms": 0,  # the simulated device has no memory to run out of
+        "failed": result.failed,
+        "ooms": result.ooms,
         "devices": result.devices,
     }
 
@@ -43,7 +44,9 @@ def print_results(results: Mapping[str, SimulationResult]) -> None:
         "p99 ms",
         "refused",
         "expired",
+        "failed",
         "busy",
+        "training",
         "padding",
         "batch",
     ):
@@ -58,19 +61,21 @@ def print_results(results: Mapping[str, SimulationResult]) -> None:
             f"{result.latency_quantile(0.99) * 1e3:,.0f}",
             f"{result.refused:,}",
             f"{result.expired:,}",
+            f"{result.failed:,}",
             f"{result.device_busy:.0%}",
+            f"{result.training_share:.0%}",
             f"{result.padding_ratio:.0%}",
             f"{result.mean_batch:.1f}",
         )
-    Console(width=None if Console().is_terminal else 120).print(table)
+    Console(width=None if Console().is_terminal else 160).print(table)
 
 
-def plot_results(results: Mapping[str, SimulationResult], slo_s: float, path: Path) -> None:
-    """Draw the latencies' distribution and the goodput of every policy, as the file's ending says."""
+def plot_results(results: Mapping[str, SimulationResult], slo_s: float, path: Path, *, capacity: bool = False) -> None:
+    """Draw every policy's latencies, and its goodput or with `capacity` its devices, as the file's ending says."""
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(11.0, 4.2), dpi=110, layout="constrained")
-    distribution, goodput = figure.subplots(1, 2, width_ratios=(3, 2))
+    distribution, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     for policy, result in results.items():
         answered = sorted(result.latencies)
         shares = [100 * (index + 1) / result.offered for index in range(len(answered))]
@@ -79,13 +84,17 @@ def plot_results(results: Mapping[str, SimulationResult], slo_s: float, path: Pa
     distribution.set(xscale="log", xlabel="latency, ms", ylabel="answered within, % of what was offered", ylim=(0, 101))
     distribution.legend(frameon=False, fontsize=8)
     names = list(results)
-    goodput.barh(names, [result.goodput_per_s for result in results.values()], color="#1f6fb4")
     offered = max(result.offered / result.seconds for result in results.values())
-    goodput.axvline(offered, color="#8c8c8c", linestyle="--", linewidth=1, label="offered")
-    goodput.set(xlabel="answered in time per second")
-    goodput.invert_yaxis()
-    goodput.legend(frameon=False, fontsize=8)
-    for axes in (distribution, goodput):
+    if capacity:
+        drawn = bars.barh(names, [result.devices for result in results.values()], color="#1f6fb4")
+        bars.bar_label(drawn, padding=3)
+        bars.set(xlabel=f"devices that {offered:.1f} per second need")
+    else:
+        bars.barh(names, [result.goodput_per_s for result in results.values()], color="#1f6fb4")
+        bars.axvline(offered, color="#8c8c8c", linestyle="--", linewidth=1)
+        bars.set(xlabel="answered in time per second (dashed: offered)")
+    bars.invert_yaxis()
+    for axes in (distribution, bars):
         axes.grid(visible=True, alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from batchd.baselines import ADAPTIVE, POLICIES, parse_rule
+
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
@@ -26,6 +28,12 @@ class Section(BaseModel):
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("must not be a truth value")
         return value
+
+
+def _path(value: Any) -> Any:
+    if value == "" or (isinstance(value, str) and "\0" in value):
+        raise ValueError("must be a path")
+    return value
 
 
 class ServerSettings(Section):
@@ -45,13 +53,46 @@ class ServerSettings(Section):
     log_format: Literal["text", "json"] = "text"
 
 
+class SimulatedDeviceSettings(Section):
+    """`[device.simulated]`: a device that is not there, for `name = "simulated"`."""
+
+    memory_bytes: int = Field(default=2**30, gt=0)
+    cost: str | None = None
+    """Seconds of a batch in the notation of `batchd simulate --cost`; None = what it really takes."""
+    noise: float = Field(default=0.0, ge=0)
+    """Sigma of a log-normal factor on the cost."""
+    neighbour: Path | None = None
+    """A file that holds the bytes that another process has of the memory; missing = 0."""
+    seed: int = 0
+
+    @field_validator("cost")
+    @classmethod
+    def _is_a_cost(cls, value: str | None) -> str | None:
+        from batchd.simulator import parse_cost  # noqa: PLC0415 - few need it, and it takes time to import
+
+        if value is not None:
+            parse_cost(value)
+        return value
+
+    @field_validator("neighbour", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: Any) -> Any:
+        return _path(value)
+
+    @model_validator(mode="after")
+    def _noise_of_something(self) -> SimulatedDeviceSettings:
+        if self.noise and self.cost is None:
+            raise ValueError("noise needs a cost to vary")
+        return self
+
+
 class DeviceSettings(Section):
     """`[device]`: the accelerator, or the CPU."""
 
     name: str = Field(
         default="auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto, cpu, cuda, or cuda:N for device N",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|simulated)$",
+        description="auto, cpu, cuda, cuda:N for device N, or simulated",
     )
     threads: int | None = Field(default=None, ge=1, le=1024)
     """torch's intra-op threads on the CPU; default: the cores less one, at least one."""
@@ -59,19 +100,62 @@ class DeviceSettings(Section):
     """Share of the device's memory that may ever be used."""
     memory_reserve_bytes: int = Field(default=64 * 2**20, ge=0)
     """Kept free beside the budget."""
+    simulated: SimulatedDeviceSettings = SimulatedDeviceSettings()
+    """What `simulated` simulates."""
+    policy: str = ADAPTIVE
+    """What decides: the controller, or a classic rule in the notation of `batchd simulate --policy`."""
+
+    @model_validator(mode="after")
+    def _leaves_memory(self) -> DeviceSettings:
+        allowed = self.memory_fraction * self.simulated.memory_bytes
+        if self.name == "simulated" and allowed <= self.memory_reserve_bytes:
+            raise ValueError(
+                f"memory_reserve_bytes ({self.memory_reserve_bytes}) leaves nothing of the simulated device's "
+                f"{self.simulated.memory_bytes} bytes x memory_fraction ({self.memory_fraction:g})"
+            )
+        return self
+
+    @field_validator("policy")
+    @classmethod
+    def _is_a_policy(cls, value: str) -> str:
+        if value != ADAPTIVE:
+            try:
+                parse_rule(value, slo_s=1.0, max_batch_size=1)
+            except ValueError:
+                raise ValueError(f"must be one of {', '.join(POLICIES)}") from None
+        return value
 
 
 class LadderSettings(Section):
-    """Padded shapes: `parts` rungs between two powers of two, multiples of `step`, or explicit `edges`."""
+    """Padded shapes: `parts` rungs between two powers of two, multiples of `step`, explicit `edges`, or `learned`."""
 
     parts: int | None = Field(default=None, ge=1)
     step: int | None = Field(default=None, ge=1)
     edges: tuple[int, ...] | None = Field(default=None, min_length=1)
+    learned: int | Literal["auto"] | None = None
+    """So many rungs, or as many as pay, learned from the traffic; multiples of `step` if that is given too."""
+
+    @field_validator("learned", mode="before")
+    @classmethod
+    def _is_a_number_of_rungs(cls, value: Any) -> Any:
+        if value not in (None, "auto") and not (str(value).isdecimal() and int(value) >= 1):
+            raise ValueError('must be "auto" or a number of rungs, at least 1')
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value != "learned":
+                raise ValueError('must be "learned" or a table')
+            return {"learned": "auto"}
+        return value
 
     @model_validator(mode="after")
     def _one_of(self) -> LadderSettings:
-        if sum(value is not None for value in (self.parts, self.step, self.edges)) > 1:
-            raise ValueError("give only one of parts, step and edges")
+        step = None if self.learned is not None else self.step  # a learned ladder may have one
+        if sum(value is not None for value in (self.parts, step, self.edges, self.learned)) > 1:
+            raise ValueError("give only one of parts, step, edges and learned; step may stand beside learned")
         if self.edges is not None and any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
             raise ValueError("edges must be strictly increasing")
         return self
@@ -91,6 +175,7 @@ class BatchingSettings(Section):
     default_priority: int | None = Field(default=None, ge=1)
     ladder: LadderSettings | None = None
     pad_to: Literal["longest", "rung"] | None = None
+    layout: Literal["padded", "ragged", "auto"] | None = None
 
 
 class DefaultsSettings(Section):
@@ -123,9 +208,7 @@ class StateSettings(Section):
     @field_validator("directory", "trace", mode="before")
     @classmethod
     def _is_a_path(cls, value: Any) -> Any:
-        if value == "" or (isinstance(value, str) and "\0" in value):
-            raise ValueError("must be a path")
-        return value
+        return _path(value)
 
 
 DEFAULT_MODELS: dict[str, ModelSettings] = {

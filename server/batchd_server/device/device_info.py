@@ -12,7 +12,7 @@ class DeviceInfo:
 
     pid: int
     name: str
-    kind: Literal["cpu", "cuda"]
+    kind: Literal["cpu", "cuda", "simulated"]
     index: int | None
     uuid: str | None
     threads: int

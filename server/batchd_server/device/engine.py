@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, assert_never
 
-from batchd.controller import Controller
-from batchd_server.config.policies import budget_policy
+from batchd.baselines import ADAPTIVE
+from batchd_server.config.policies import scheduler_for
 from batchd_server.config.settings import Settings
 from batchd_server.device.announcing import Announcing, process_lives
 from batchd_server.device.answering import Answering
@@ -99,10 +99,12 @@ class Engine:
         self._clock = clock
         self._drain_timeout_s = settings.server.drain_timeout_s
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._executor = Executor(device.torch_device, device.peaks, self.post)
-        self._loader = Loader(settings, device.torch_device, self.post)
+        self._executor = Executor(
+            device.torch_device, device.peaks, self.post, pace=device.pace, telemetry=device.telemetry
+        )
+        self._loader = Loader(settings, device.torch_device, self.post, device.peaks.hold)
         self._sampler = TelemetrySampler(device.telemetry, resident=self._executor.resident, deliver=self.post)
-        self._controller = Controller(budget_policy(settings.device))
+        self._controller = scheduler_for(settings.device)
         self._instruments = instruments
         self._answering = Answering(endpoint.send)
         self._announcing = Announcing(endpoint.send, process_lives=process_lives)
@@ -113,7 +115,7 @@ class Engine:
             self._repository,
             self._controller,
             self._serving,
-            LearnedState(settings.state.directory),
+            LearnedState(settings.state.directory if settings.device.policy == ADAPTIVE else None),
             circumstances={
                 name: {
                     "entrypoint": model.entrypoint,
@@ -133,6 +135,7 @@ class Engine:
         self._questions = Questions(
             incarnation=self.incarnation,
             device=device.info,
+            policy=settings.device.policy,
             controller=self._controller,
             repository=self._repository,
             serving=self._serving,

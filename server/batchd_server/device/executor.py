@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
-from typing import assert_never
+from typing import assert_never, cast
 
 import torch
 
-from batchd.item import Shape
+from batchd.budget import MemoryReading
+from batchd.item import Shape, num_elements
+from batchd.load import Load
 from batchd.outcome import Completed, Failed, OutOfMemory
+from batchd.policy import Layout
 from batchd_server.device.failures import Failure, FailureKind, WrongAnswers, classify
-from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter
+from batchd_server.device.memory.prediction import predict_peaks
+from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter, TelemetrySource
+from batchd_server.device.pace import OwnPace, Pace
 from batchd_server.device.work import (
     BatchDone,
     BatchWork,
     CalibrationRun,
     DeviceLost,
     Done,
+    Example,
     ReleaseDone,
     ReleaseWork,
     Stages,
@@ -33,7 +41,7 @@ from batchd_server.device.work import (
     WarmUpWork,
     Work,
 )
-from batchd_server.models.protocol import Model
+from batchd_server.models.protocol import Model, SupportsRagged
 from batchd_server.models.spec import Tensors
 
 log = logging.getLogger(__name__)
@@ -41,15 +49,27 @@ log = logging.getLogger(__name__)
 RESIDENT_INTERVAL_S = 0.25
 CALIBRATION_S = 2.0
 CALIBRATION_BATCHES = (1, 4)
+PREDICTION_S = 2.0
+LAYOUT_TRIALS = 3
 
 
 class Executor:
     """Runs what it is given, one at a time, in order. `deliver` is called on the executor's thread."""
 
-    def __init__(self, device: torch.device, peaks: PeakMeter, deliver: Callable[[Done], None]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        peaks: PeakMeter,
+        deliver: Callable[[Done], None],
+        *,
+        pace: Pace | None = None,
+        telemetry: TelemetrySource | None = None,
+    ) -> None:
         self._device = device
         self._peaks = peaks
         self._deliver = deliver
+        self._pace = pace or OwnPace()
+        self._telemetry = telemetry
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._seen: set[Cell] = set()
         self._resident: int | None = None
@@ -115,6 +135,7 @@ class Executor:
                 seconds=stages.total_s,
                 peak_bytes=measurement.peak_bytes,
                 first_of_shape=measurement.disturbs_timing or (first and self._device.type == "cuda"),
+                tight=measurement.tight,
             ),
             started=started,
             finished=time.monotonic(),
@@ -125,12 +146,14 @@ class Executor:
     def _failed(
         self, work: BatchWork, failure: Failure, measurement: Measurement, started: float
     ) -> BatchDone | DeviceLost:
-        log.warning("%s: batch of %d x %s: %s", work.name, len(work.items), work.padded_shape, failure.message)
+        log.warning("%s: batch of %d, %d elements: %s", work.name, len(work.items), work.elements, failure.message)
         if self._lost(failure):
             return DeviceLost(failure.message)
         if failure.kind is FailureKind.OUT_OF_MEMORY:
             self._release()
-            outcome = OutOfMemory(batch_id=work.batch_id, peak_bytes=measurement.peak_bytes)
+            outcome = OutOfMemory(
+                batch_id=work.batch_id, peak_bytes=measurement.peak_bytes, reading=self._fresh_reading()
+            )
             return BatchDone(work=work, outcome=outcome, started=started, finished=time.monotonic())
         answers: list[Tensors | Failure] = [failure] if len(work.items) == 1 else []
         while len(answers) < len(work.items):
@@ -146,9 +169,9 @@ class Executor:
             answers=tuple(answers),
         )
 
-    def _alone(self, model: Model, item: Tensors, padded_shape: Shape) -> Tensors | Failure:
+    def _alone(self, model: Model, item: Tensors, padded_shape: Shape | None) -> Tensors | Failure:
         """Run one item of a batch that failed: only the culprit's failure is to be seen outside."""
-        attempt = self._attempt(model, (item,), padded_shape, Measurement())
+        attempt, _ = self._measured(None, model, (item,), padded_shape)
         if isinstance(attempt, Failure):
             if attempt.kind is FailureKind.OUT_OF_MEMORY:
                 self._release()
@@ -160,42 +183,73 @@ class Executor:
         for count in (1, 2):
             # Measured, for what the first measurement costs once per process, but under a cell of its own.
             cell = (work.name, count, ())
-            attempt, _ = self._measured(cell, work.model, (first.item,) * count, first.padded_shape)
+            attempt, _ = self._measured(cell, work.model, (first.item,) * count, lies(work.layouts[0], first))
             if isinstance(attempt, Failure):
                 if self._lost(attempt):
                     return DeviceLost(attempt.message)
                 self._release()
                 return WarmUpDone(work=work, failure=attempt)
-        return self._calibrate(work)
+        layout = self._fastest_layout(work) if len(work.layouts) > 1 else work.layouts[0]
+        done = layout if isinstance(layout, DeviceLost) else self._calibrate(work, layout)
+        if isinstance(done, DeviceLost) or layout is Layout.RAGGED:  # predictions are of padded batches
+            return done
+        return replace(done, predicted=predict_peaks(work.name, work.model, self._device, work.planned, PREDICTION_S))
 
-    def _calibrate(self, work: WarmUpWork) -> WarmUpDone | DeviceLost:
+    def _fastest_layout(self, work: WarmUpWork) -> Layout | DeviceLost:
+        """Run all examples twice over in every layout, as the controller would, and return the one that took least.
+
+        That is one batch per size where items are padded, for only equal sizes share one without waste, and one batch
+        of all where they lie end to end. The first layout stays where another one fails.
+        """
+        best: dict[Layout, float] = {}
+        for _ in range(LAYOUT_TRIALS):
+            for layout in work.layouts:
+                batches: list[tuple[tuple[Tensors, ...], Shape | None]]
+                if layout is Layout.RAGGED:
+                    batches = [(tuple(example.item for example in work.examples) * 2, None)]
+                else:
+                    batches = [((example.item,) * 2, example.padded_shape) for example in work.examples]
+                seconds = 0.0
+                for items, padded_shape in batches:
+                    attempt, _ = self._measured(None, work.model, items, padded_shape)
+                    if isinstance(attempt, Failure):
+                        if self._lost(attempt):
+                            return DeviceLost(attempt.message)
+                        self._release()
+                        log.info("%s: no %s batches: %s", work.name, layout, attempt.message)
+                        return work.layouts[0]
+                    seconds += attempt[1].total_s
+                best[layout] = min(seconds, best.get(layout, math.inf))
+        return min(best, key=lambda layout: best[layout])
+
+    def _calibrate(self, work: WarmUpWork, layout: Layout) -> WarmUpDone | DeviceLost:
         """Time small batches of every example, the second run of each, while that takes no longer than is polite."""
         runs: list[CalibrationRun] = []
         give_up = time.monotonic() + CALIBRATION_S
         for example, count in product(work.examples, CALIBRATION_BATCHES):
             for warm in (False, True):
                 if time.monotonic() > give_up:
-                    return WarmUpDone(work=work, failure=None, calibration=tuple(runs))
-                attempt = self._attempt(work.model, (example.item,) * count, example.padded_shape, Measurement())
+                    return WarmUpDone(work=work, failure=None, calibration=tuple(runs), layout=layout)
+                attempt, _ = self._measured(None, work.model, (example.item,) * count, lies(layout, example))
                 if isinstance(attempt, Failure):  # larger than the device or the model takes: traffic will tell
                     if self._lost(attempt):
                         return DeviceLost(attempt.message)
                     self._release()
-                    return WarmUpDone(work=work, failure=None, calibration=tuple(runs))
+                    return WarmUpDone(work=work, failure=None, calibration=tuple(runs), layout=layout)
                 if warm:
                     seconds = attempt[1].total_s
                     runs.append(CalibrationRun(batch_size=count, shape=example.padded_shape, seconds=seconds))
-        return WarmUpDone(work=work, failure=None, calibration=tuple(runs))
+        return WarmUpDone(work=work, failure=None, calibration=tuple(runs), layout=layout)
 
     def _measured(
-        self, cell: Cell, model: Model, items: Sequence[Tensors], padded_shape: Shape
+        self, cell: Cell | None, model: Model, items: Sequence[Tensors], padded_shape: Shape | None
     ) -> tuple[tuple[Sequence[Tensors], Stages] | Failure, Measurement]:
         with self._peaks.measure(cell) as measurement:
             attempt = self._attempt(model, items, padded_shape, measurement)
         return attempt, measurement
 
     def _attempt(
-        self, model: Model, items: Sequence[Tensors], padded_shape: Shape, measurement: Measurement
+        self, model: Model, items: Sequence[Tensors], padded_shape: Shape | None, measurement: Measurement
     ) -> tuple[Sequence[Tensors], Stages] | Failure:
         # The exception and with it the frames that hold the batch are gone when this returns: recovery comes after.
         try:
@@ -206,10 +260,13 @@ class Executor:
             return failure
 
     def _forward(
-        self, model: Model, items: Sequence[Tensors], padded_shape: Shape, measurement: Measurement
+        self, model: Model, items: Sequence[Tensors], padded_shape: Shape | None, measurement: Measurement
     ) -> tuple[Sequence[Tensors], Stages]:
         start = time.monotonic()
-        batch = model.collate(items, padded_shape)
+        if padded_shape is None:
+            batch = cast("SupportsRagged", model).collate_ragged(items)
+        else:
+            batch = model.collate(items, padded_shape)
         measurement.adopt(batch)
         self._synchronise()
         collated = time.monotonic()
@@ -222,8 +279,14 @@ class Executor:
         for spec in model.outputs:
             if any(spec.name not in answer for answer in answers):
                 raise WrongAnswers(f"split returned an answer without the output {spec.name!r}")
-        end = time.monotonic()
-        return answers, Stages(collate_s=collated - start, run_s=ran - collated, split_s=end - ran)
+        split = time.monotonic()
+        if padded_shape is None:
+            load = Load.ragged(num_elements(model.shape(item)) for item in items)
+        else:
+            load = Load.padded(len(items), num_elements(padded_shape))
+        self._pace.keep(start, load)
+        waited = time.monotonic() - split
+        return answers, Stages(collate_s=collated - start, run_s=ran - collated + waited, split_s=split - ran)
 
     def _synchronise(self) -> None:
         """Wait for the kernels, so that the time is the device's and an error belongs to this batch."""
@@ -248,6 +311,16 @@ class Executor:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _fresh_reading(self) -> MemoryReading | None:
+        """Look at the device now that the failed batch is gone; the sampler may have looked before it was in need."""
+        if self._telemetry is None:
+            return None
+        try:
+            return self._telemetry.read(self._peaks.resident()).memory
+        except (OSError, RuntimeError) as error:
+            log.warning("the device's memory cannot be read: %s", error)
+            return None
+
     def _note_resident(self, *, always: bool) -> None:
         now = time.monotonic()
         if always or now - self._resident_at >= RESIDENT_INTERVAL_S:
@@ -255,7 +328,13 @@ class Executor:
             self._resident_at = now
 
 
+def lies(layout: Layout, example: Example) -> Shape | None:
+    """Return what copies of `example` are padded to; None where they lie end to end."""
+    return None if layout is Layout.RAGGED else example.padded_shape
+
+
 def _cell(work: BatchWork) -> Cell:
     """Batches that differ by less than a factor of two in every size are measured as one: there are few such cells."""
-    batch_size, *sizes = (1 << (size - 1).bit_length() for size in (len(work.items), *work.padded_shape))
+    lengths = (work.elements,) if work.padded_shape is None else work.padded_shape
+    batch_size, *sizes = (1 << (size - 1).bit_length() for size in (len(work.items), *lengths))
     return work.name, batch_size, tuple(sizes)

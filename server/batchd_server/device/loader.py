@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from batchd_server.config.policies import model_policy
+from batchd_server.config.policies import layouts_to_try, model_policy
 from batchd_server.config.settings import Settings
 from batchd_server.device.failures import describe
 from batchd_server.device.memory.ledger import tensors_in
-from batchd_server.device.warmup import example_items
+from batchd_server.device.warmup import example_items, planned_batches
 from batchd_server.device.work import Loaded, LoadFailed
 from batchd_server.models.loading import ModelLoadError, construct
 from batchd_server.models.protocol import Model
@@ -25,10 +25,15 @@ class Loader:
     """Loads one model after another. `deliver` is called on the loader's thread."""
 
     def __init__(
-        self, settings: Settings, device: torch.device, deliver: Callable[[Loaded | LoadFailed], None]
+        self,
+        settings: Settings,
+        device: torch.device,
+        deliver: Callable[[Loaded | LoadFailed], None],
+        hold: Callable[[Iterable[torch.Tensor]], None],
     ) -> None:
         self._settings = settings
         self._device = device
+        self._hold = hold
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="loader", daemon=True)
@@ -70,24 +75,32 @@ class Loader:
         policy = model_policy(settings.batching, self._settings.defaults.batching, type(model))
         with torch.no_grad():
             model.load(self._device)
+        self._hold(weights_of(model))
         return Loaded(
             name=name,
             model=model,
             policy=policy,
             examples=example_items(model),
             resident_bytes=resident_bytes(model),
+            planned=planned_batches(model, policy),
+            layouts=layouts_to_try(settings.batching, self._settings.defaults.batching, type(model)),
         )
 
 
 def resident_bytes(model: Model) -> int | None:
     """Return the bytes of the distinct tensors that a model's attributes hold; None where none are found."""
     sizes: dict[int, int] = {}
-    for value in vars(model).values() if hasattr(model, "__dict__") else ():
-        for tensor in _weights(value):
-            if tensor.layout is torch.strided:
-                storage = tensor.untyped_storage()
-                sizes[storage.data_ptr()] = storage.nbytes()
+    for tensor in weights_of(model):
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
     return sum(sizes.values()) if sizes else None
+
+
+def weights_of(model: Model) -> Iterator[torch.Tensor]:
+    """Yield the tensors that a model's attributes hold."""
+    for value in vars(model).values() if hasattr(model, "__dict__") else ():
+        yield from _weights(value)
 
 
 def _weights(value: object) -> Iterator[torch.Tensor]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from batchd.controller import Controller
+from batchd.device_scheduler import DeviceScheduler
 from batchd_server.device.learned_state import LearnedState
 from batchd_server.device.repository import Caller, Entry, Repository
 from batchd_server.device.serving import Serving
@@ -18,6 +19,7 @@ from batchd_server.device.work import (
     Example,
     Loaded,
     LoadFailed,
+    PredictedPeak,
     ReleaseDone,
     ReleaseWork,
     WarmUpDone,
@@ -37,7 +39,7 @@ class ModelLifecycle:
     def __init__(
         self,
         repository: Repository,
-        controller: Controller,
+        controller: DeviceScheduler,
         serving: Serving,
         learned: LearnedState,
         *,
@@ -113,11 +115,19 @@ class ModelLifecycle:
             log.warning(
                 "model %s takes none of the examples tried and is not warmed up; give it `example(size)`", event.name
             )
-            self._open(entry, event, ())
+            self._open(entry, event, (), ())
             return
         padded = [event.policy.padded(event.model.shape(item)) for item in event.examples]
         examples = tuple(Example(item, shape) for item, shape in zip(event.examples, padded, strict=True))
-        self._submit(WarmUpWork(name=event.name, model=event.model, examples=examples))
+        self._submit(
+            WarmUpWork(
+                name=event.name,
+                model=event.model,
+                examples=examples,
+                planned=event.planned,
+                layouts=event.layouts,
+            )
+        )
 
     def warmed_up(self, done: WarmUpDone) -> None:
         """The first forwards of a model have run."""
@@ -127,7 +137,9 @@ class ModelLifecycle:
             return
         entry = self._repository[name]
         assert entry.loaded is not None, "a model was warmed up that is not loaded"
-        self._open(entry, entry.loaded, done.calibration)
+        if done.layout is not entry.loaded.policy.layout:
+            entry.loaded = replace(entry.loaded, policy=replace(entry.loaded.policy, layout=done.layout))
+        self._open(entry, entry.loaded, done.calibration, done.predicted)
 
     def released(self, done: ReleaseDone) -> None:
         """An unloaded model's memory has been given back."""
@@ -151,10 +163,18 @@ class ModelLifecycle:
         self._repository.move(name, "LOADING")
         self._load(name)
 
-    def _open(self, entry: Entry, loaded: Loaded, calibration: Sequence[CalibrationRun]) -> None:
+    def _open(
+        self,
+        entry: Entry,
+        loaded: Loaded,
+        calibration: Sequence[CalibrationRun],
+        predicted: Sequence[PredictedPeak],
+    ) -> None:
         self._controller.add_model(entry.name, loaded.policy)
         for run in calibration:
             self._controller.calibrate(entry.name, run.batch_size, run.shape, run.seconds)
+        for peak in predicted:
+            self._controller.foresee(entry.name, peak.batch_size, peak.shape, peak.peak_bytes)
         state = self._learned.load(entry.name, self._circumstances[entry.name])
         if state is not None:
             try:
@@ -162,7 +182,7 @@ class ModelLifecycle:
             except (ValueError, KeyError, TypeError) as error:
                 log.warning("what was learned about model %s does not fit and is ignored: %s", entry.name, error)
         self._serving.open_model(entry.name, loaded.model, loaded.policy.slo_s)
-        log.info("model %s is ready", entry.name)
+        log.info("model %s is ready, for %s batches", entry.name, loaded.policy.layout)
         self._settle(self._repository.move(entry.name, "READY"), None)
 
     def _give_up(self, name: str, reason: str) -> None:

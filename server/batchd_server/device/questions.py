@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchd.controller import Controller
+from batchd.device_scheduler import DeviceScheduler
 from batchd_server.device.device_info import DeviceInfo
 from batchd_server.device.memory.telemetry import Telemetry
 from batchd_server.device.repository import Repository
@@ -23,13 +23,15 @@ class Questions:
         *,
         incarnation: str,
         device: DeviceInfo,
-        controller: Controller,
+        policy: str,
+        controller: DeviceScheduler,
         repository: Repository,
         serving: Serving,
         instruments: Instruments,
     ) -> None:
         self._incarnation = incarnation
         self._device = device
+        self._policy = policy
         self._controller = controller
         self._repository = repository
         self._serving = serving
@@ -54,12 +56,14 @@ class Questions:
                     "latency_fixed_s": None if model is None else model.fixed_s,
                     "latency_upper_factor": None if model is None else model.upper_factor,
                     "latency_samples": 0 if model is None else model.num_samples,
+                    "ladder_edges": [] if model is None else model.edges,
                 }
             )
         memory = self.telemetry.memory
         return {
             "incarnation": self._incarnation,
             "device": self._device.to_json(),
+            "policy": self._policy,
             "models": models,
             "queue": {
                 "waiting_items": sum(model.queued for model in snapshot.models),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from batchd_server.config.settings import DeviceSettings
+from batchd.simulator import parse_cost
+from batchd_server.config.settings import DeviceSettings, SimulatedDeviceSettings
 from batchd_server.device.device_info import DeviceInfo
 from batchd_server.device.memory.cpu import CpuTelemetry, LedgerPeaks
 from batchd_server.device.memory.cuda import CudaPeaks, CudaTelemetry
 from batchd_server.device.memory.host import HostProbe
+from batchd_server.device.memory.simulated import SimulatedMemory, SimulatedPeaks, SimulatedTelemetry
 from batchd_server.device.memory.telemetry import PeakMeter, TelemetrySource
+from batchd_server.device.pace import LawfulPace, OwnPace, Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class SelectedDevice:
     info: DeviceInfo
     peaks: PeakMeter
     telemetry: TelemetrySource
+    pace: Pace = field(default_factory=OwnPace)
 
 
 def select_device(settings: DeviceSettings) -> SelectedDevice:
@@ -39,6 +43,8 @@ def select_device(settings: DeviceSettings) -> SelectedDevice:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return _cpu(threads, host)
+    if name == "simulated":
+        return _simulated(settings.simulated, threads, host)
     return _cuda(torch.device(name), threads, settings)
 
 
@@ -59,6 +65,28 @@ def _cpu(threads: int, host: HostProbe) -> SelectedDevice:
         ),
         peaks=LedgerPeaks(host),
         telemetry=CpuTelemetry(host),
+    )
+
+
+def _simulated(settings: SimulatedDeviceSettings, threads: int, host: HostProbe) -> SelectedDevice:
+    memory = SimulatedMemory(settings.memory_bytes, settings.neighbour)
+    return SelectedDevice(
+        torch_device=torch.device("cpu"),
+        info=DeviceInfo(
+            pid=os.getpid(),
+            # What was learned under one law does not count under another, and the name tells them apart.
+            name="simulated" if settings.cost is None else f"simulated {settings.cost}",
+            kind="simulated",
+            index=None,
+            uuid=None,
+            threads=threads,
+            torch=torch.__version__,
+        ),
+        peaks=SimulatedPeaks(memory),
+        telemetry=SimulatedTelemetry(memory, host),
+        pace=(
+            OwnPace() if settings.cost is None else LawfulPace(parse_cost(settings.cost, settings.noise), settings.seed)
+        ),
     )
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import assert_never
 
-from batchd.controller import Controller
-from batchd.decision import Admitted, Expire, Refused, RunBatch, Wait
+from batchd.decision import Admitted, Expire, Refused, RunBatch, RunMicrobatch, Wait
+from batchd.device_scheduler import DeviceScheduler
 from batchd.item import Item, ItemId
 from batchd.outcome import OutOfMemory
 from batchd_server.device.answering import Answering
@@ -43,7 +43,7 @@ class Serving:
 
     def __init__(
         self,
-        controller: Controller,
+        controller: DeviceScheduler,
         answering: Answering,
         instruments: Instruments,
         submit: Callable[[BatchWork], None],
@@ -148,6 +148,8 @@ class Serving:
                     self._expire(items, now)
                 case Wait(until=until):
                     return until
+                case RunMicrobatch():
+                    raise AssertionError("a lease was granted, but the daemon has no training tenants")
                 case never:
                     assert_never(never)
         return math.inf
@@ -161,9 +163,8 @@ class Serving:
         settled = self._controller.report(done.outcome)
         self._instruments.batch_over(launched.decision, done, launched.oldest_wait_s, settled.requeued)
         if isinstance(done.outcome, OutOfMemory):
-            alone = InsufficientMemory("this item alone does not fit in the device's memory")
             for item_id in settled.impossible:
-                self._fail(item_id, alone, now)
+                self._fail(item_id, _too_large_alone(settled.largest_fit), now)
             unloaded = Unavailable("the model was unloaded", retry_after_s=UNLOADED_RETRY_S)
             for item_id in settled.finished:
                 self._fail(item_id, unloaded, now)
@@ -188,6 +189,7 @@ class Serving:
                 model=model,
                 items=tuple(entry.tensors for entry in pending),
                 padded_shape=decision.padded_shape,
+                elements=decision.elements,
             )
         )
         self._instruments.batch_launched(decision, oldest_wait_s)
@@ -242,3 +244,8 @@ class Serving:
         self.cancel(front, message.request)
         for index in range(len(message.items)):
             self._answering.refuse(front, message.request, index, error)
+
+
+def _too_large_alone(largest_fit: int | None) -> InsufficientMemory:
+    fits = "" if largest_fit is None else f"; items of up to {largest_fit} padded elements are thought to fit"
+    return InsufficientMemory(f"this item alone does not fit in the device's memory{fits}")

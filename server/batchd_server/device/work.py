@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from batchd.item import BatchId, Shape
 from batchd.outcome import Outcome
-from batchd.policy import ModelPolicy
+from batchd.policy import Layout, ModelPolicy
 from batchd_server.device.failures import Failure
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
@@ -21,7 +21,8 @@ class BatchWork:
     name: str
     model: Model
     items: tuple[Tensors, ...]
-    padded_shape: Shape
+    padded_shape: Shape | None  # None: the items lie end to end
+    elements: int  # of the whole batch, padding included
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,27 @@ class Example:
     padded_shape: Shape
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A batch that is not run; its peak memory is to be predicted."""
+
+    items: tuple[Tensors, ...]
+    padded_shape: Shape
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpWork:
     """Run examples of a freshly loaded model, so that ready means it works, and its costs are not unknown.
 
-    The first one must succeed.
+    The first one must succeed. What the `planned` batches would take is predicted, as far as that can be.
     """
 
     name: str
     model: Model
     examples: tuple[Example, ...]
+    planned: tuple[PlannedBatch, ...] = ()
+    layouts: tuple[Layout, ...] = (Layout.PADDED,)
+    """More than one are measured against each other; the fastest is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +102,23 @@ class CalibrationRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedPeak:
+    """What a batch that was not run is thought to take, over what is resident."""
+
+    batch_size: int
+    shape: Shape
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpDone:
     """A warm-up is over; `failure` is None where it worked."""
 
     work: WarmUpWork
     failure: Failure | None
     calibration: tuple[CalibrationRun, ...] = ()
+    predicted: tuple[PredictedPeak, ...] = ()
+    layout: Layout = Layout.PADDED  # what the calibration was run in, and batches are to be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +144,8 @@ class Loaded:
     policy: ModelPolicy
     examples: tuple[Tensors, ...]
     resident_bytes: int | None  # in the model's own tensors; None where none were found
+    planned: tuple[PlannedBatch, ...] = ()
+    layouts: tuple[Layout, ...] = (Layout.PADDED,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ are used, so construction must be cheap and must not load weights. In the device
 thread of its own, so that other models are served meanwhile; then `collate`, `run` and `split` for every batch, all on
 the device thread.
 
-`batchd_server.models.padded.PaddedModel` implements all but `build` and `forward` for models that pad; derive from it
-unless you need something else.
+`batchd_server.models.padded.PaddedModel` implements all but `build` and `forward` for models that pad,
+`batchd_server.models.ragged.RaggedModel` for models that take items laid end to end; derive from one of them unless you
+need something else.
 """
 
 from __future__ import annotations
@@ -61,6 +62,19 @@ class Model(Protocol):
 
     def split(self, outputs: Any, items: Sequence[Tensors]) -> Sequence[Tensors]:
         """Return one answer per item, in order, cropped to the item's own size, as numpy arrays on the host."""
+        ...
+
+
+@runtime_checkable
+class SupportsRagged(Model, Protocol):
+    """What a model adds to take batches without padding: its items laid end to end.
+
+    `run` and `split` are given what `collate_ragged` built as they are given what `collate` built, and an item's answer
+    is the same either way. The setting `layout` says which of the two is used.
+    """
+
+    def collate_ragged(self, items: Sequence[Tensors]) -> Any:
+        """Build a batch on the device of items laid end to end."""
         ...
 
 

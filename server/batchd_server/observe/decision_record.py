@@ -20,7 +20,7 @@ class DecisionRecord:
     batch_id: int
     model: str
     batch_size: int
-    padded_shape: Shape
+    padded_shape: Shape | None  # None: the items lay end to end
     padding_ratio: float
     reason: ReleaseReason
     queued_after: int

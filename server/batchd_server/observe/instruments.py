@@ -11,7 +11,6 @@ from typing import Literal, assert_never
 from prometheus_client import Histogram
 
 from batchd.decision import RefusalReason, RunBatch
-from batchd.item import num_elements
 from batchd.outcome import Completed, Failed, OutOfMemory
 from batchd_server.device.work import BatchDone
 from batchd_server.observe.decision_record import DecisionLog, DecisionRecord
@@ -71,9 +70,8 @@ class Instruments:
         batches.size.labels(decision.model).observe(len(decision.items))
         batches.wait.labels(decision.model).observe(oldest_wait_s)
         batches.padding.labels(decision.model).observe(decision.padding_ratio)
-        total = len(decision.items) * num_elements(decision.padded_shape)
-        padding = round(total * decision.padding_ratio)
-        batches.elements.labels(decision.model, "data").inc(total - padding)
+        padding = round(decision.elements * decision.padding_ratio)
+        batches.elements.labels(decision.model, "data").inc(decision.elements - padding)
         batches.elements.labels(decision.model, "padding").inc(padding)
 
     def batch_over(self, decision: RunBatch, done: BatchDone, oldest_wait_s: float, requeued: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,24 +51,26 @@ class LedgerPeaks:
         self._runs: Counter[Cell] = Counter()
 
     @contextmanager
-    def measure(self, cell: Cell) -> Iterator[Measurement]:
+    def measure(self, cell: Cell | None) -> Iterator[Measurement]:
         """Measure one batch, if it is due."""
+        if cell is None:
+            yield Measurement()
+            return
         due = self._runs[cell] % self._sample_every == 0
         self._runs[cell] += 1
         if not due:
             yield Measurement()
             return
         ledger = AllocationLedger(self._limit_bytes)
-        measurement = LedgerMeasurement(ledger)
-        # The fused encoder layer would hide its temporaries inside one op.
-        fused = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
+        measurement = LedgerMeasurement(ledger, disturbs_timing=True)
         try:
-            with ledger:
+            with without_fused_encoder(), ledger:
                 yield measurement
         finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
             measurement.peak_bytes = ledger.peak
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """The resident set tells."""
 
     def forget(self, model: str) -> None:
         """Measure the next run of every cell of a model."""
@@ -80,11 +82,22 @@ class LedgerPeaks:
         return self._host.resident()
 
 
+@contextmanager
+def without_fused_encoder() -> Iterator[None]:
+    """Run encoder layers op by op: the fused one would hide its temporaries from the ledger."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 class LedgerMeasurement(Measurement):
     """A measurement that hears of tensors born outside torch."""
 
-    def __init__(self, ledger: AllocationLedger) -> None:
-        super().__init__(disturbs_timing=True)
+    def __init__(self, ledger: AllocationLedger, *, disturbs_timing: bool) -> None:
+        super().__init__(disturbs_timing=disturbs_timing)
         self._ledger = ledger
 
     def adopt(self, batch: Any) -> None:

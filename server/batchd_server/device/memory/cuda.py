@@ -5,7 +5,7 @@ The allocator's peak is process-wide: it speaks of one batch only because one th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -61,15 +61,20 @@ class CudaPeaks:
         self._device = device
 
     @contextmanager
-    def measure(self, cell: Cell) -> Iterator[Measurement]:
+    def measure(self, cell: Cell | None) -> Iterator[Measurement]:
         """Measure one batch."""
         before = torch.cuda.memory_allocated(self._device)
+        retries = self._retries()
         torch.cuda.reset_peak_memory_stats(self._device)
         measurement = Measurement()
         try:
             yield measurement
         finally:
             measurement.peak_bytes = max(0, torch.cuda.max_memory_allocated(self._device) - before)
+            measurement.tight = self._retries() > retries
+
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """The allocator's counters tell."""
 
     def forget(self, model: str) -> None:
         """Nothing is remembered: every batch is measured."""
@@ -77,3 +82,7 @@ class CudaPeaks:
     def resident(self) -> int | None:
         """Return the bytes in live tensors."""
         return torch.cuda.memory_allocated(self._device)
+
+    def _retries(self) -> int:
+        """How often the allocator has given its cache back because nothing was free: each time it was a close call."""
+        return int(torch.cuda.memory_stats_as_nested_dict(self._device).get("num_alloc_retries", 0))

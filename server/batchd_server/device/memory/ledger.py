@@ -19,13 +19,16 @@ class AllocationLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # t
     """Counts live and peak bytes of storages born inside its `with` block.
 
     With `limit_bytes` it is a small device: it raises torch.OutOfMemoryError after the op that went past the limit.
+    With `device_type` it counts what lies on such devices alone; every storage takes whole `granule`s of bytes.
     """
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
+    def __init__(self, limit_bytes: int | None = None, *, device_type: str | None = None, granule: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._limit_bytes = limit_bytes
+        self._device_type = device_type
+        self._granule = granule
         # Weak references, not finalizers: those of weights would outlive the ledger.
         self._storages: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}  # with the bytes counted
 
@@ -49,7 +52,7 @@ class AllocationLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # t
         return result
 
     def _enter(self, tensor: torch.Tensor, *, counted: bool, again: bool = False) -> None:
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not torch.strided or self._device_type not in (None, tensor.device.type):
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -57,7 +60,7 @@ class AllocationLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # t
             if not again or self._storages[key][1]:
                 return
             del self._storages[key]
-        num_bytes = storage.nbytes() if counted else 0
+        num_bytes = -(-storage.nbytes() // self._granule) * self._granule if counted else 0
 
         def leave(_: weakref.ref[torch.UntypedStorage]) -> None:
             self._storages.pop(key, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchd.policy import ModelPolicy
+from batchd.policy import ModelPolicy, Window
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import TensorSpec
 
@@ -48,7 +48,7 @@ def model_config(name: str, version: str, model: Model, policy: ModelPolicy) -> 
         "input": [_configured(spec) | {"optional": spec.optional} for spec in model.inputs],
         "output": [_configured(spec) for spec in model.outputs],
         "dynamic_batching": {
-            "max_queue_delay_microseconds": round(policy.max_wait_s * 1e6),
+            "max_queue_delay_microseconds": round(policy.fixed_window_s * 1e6) if policy.window is Window.FIXED else 0,
             "priority_levels": policy.priority_levels,
             "default_priority_level": policy.default_priority,
             "default_queue_policy": {

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from batchd.item import Shape
 from batchd_server.models.spec import Array, Tensors, TensorSpec
-from batchd_server.models.text_encoder.folder import bundled_path, read_folder
+from batchd_server.models.text_encoder.folder import Pooling, bundled_path, read_folder
 
 if TYPE_CHECKING:
     import torch
 
     from batchd_server.models.text_encoder.network import EncoderNetwork
+    from batchd_server.models.text_encoder.ragged_attention import Spans
+
+RAGGED_TYPES = ("bert",)
+"""Architectures that number positions from 0 and take them as an argument."""
 
 _MIN_TOKENS = 3  # what a text leaves beside the two special tokens must be at least one
 
@@ -29,8 +34,21 @@ class TokenBatch:
     mask: torch.Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class RaggedTokens:
+    """Token ids on the device, end to end, sorted by length: T tokens in all, without those that a mask hides."""
+
+    input_ids: torch.Tensor
+    """(1, T)"""
+    positions: torch.Tensor
+    """Of each token in its own item, (1, T)."""
+    spans: Spans
+    place: torch.Tensor
+    """Where each item of the batch has come to lie, (B,)."""
+
+
 class TextEncoder:
-    """Serves a folder of transformer weights; implements `Model` and `TextEmbedder`.
+    """Serves a folder of transformer weights; implements `Model`, `SupportsRagged` and `TextEmbedder`.
 
     `path` is the folder, by default that of the weights installed by the extra `text`. Texts longer than `max_tokens`
     tokens are cut, token ids longer than that are refused; the default is what the folder says.
@@ -39,6 +57,8 @@ class TextEncoder:
         FileNotFoundError: weights, tokenizer or the extra are missing.
         ValueError: the folder or an option asks for something unsupported.
     """
+
+    default_batching: Mapping[str, Any] = {"layout": "auto"}
 
     embedding_input = "text"
     token_input = "input_ids"  # noqa: S105 - the name of a tensor
@@ -115,8 +135,35 @@ class TextEncoder:
         place = self._network.to_device
         return TokenBatch(place(ids), None if mask.all() else place(mask))
 
-    def run(self, batch: TokenBatch) -> torch.Tensor:
+    def collate_ragged(self, items: Sequence[Tensors]) -> RaggedTokens:
+        """Lay the tokens end to end, items of equal length side by side; a token that is masked is left out.
+
+        Raises:
+            ValueError: the network is of a kind whose positions batchd does not know.
+        """
+        from batchd_server.models.text_encoder.ragged_attention import Spans  # noqa: PLC0415 - device process only
+
+        if self.folder.model_type not in RAGGED_TYPES:
+            raise ValueError(f"a {self.folder.model_type} network takes padded batches only; ragged: {RAGGED_TYPES}")
+        kept = [np.flatnonzero(item.get("attention_mask", np.ones_like(item["input_ids"]))) for item in items]
+        lengths = np.array([len(positions) for positions in kept], dtype=np.int64)
+        order = np.argsort(lengths, kind="stable")
+        runs = [(length, len(list(group))) for length, group in groupby(lengths[order].tolist())]
+        place = self._network.to_device
+        return RaggedTokens(
+            input_ids=place(np.concatenate([items[index]["input_ids"][kept[index]] for index in order])[None]),
+            positions=place(np.concatenate([kept[index] for index in order])[None]),
+            spans=Spans(
+                runs=tuple((count, length) for length, count in runs),
+                offsets=place(np.concatenate([[0], np.cumsum(lengths[order])])),
+            ),
+            place=place(np.argsort(order)),
+        )
+
+    def run(self, batch: TokenBatch | RaggedTokens) -> torch.Tensor:
         """Return the embeddings, (B, dimensions)."""
+        if isinstance(batch, RaggedTokens):
+            return self._network.embed_ragged(batch.input_ids, batch.positions, batch.spans)[batch.place]
         embeddings: torch.Tensor = self._network(batch.input_ids, batch.mask)
         return embeddings
 
@@ -141,6 +188,8 @@ class TextEncoder:
             return {"input_ids": ids}
         if not np.isin(mask, (0, 1)).all() or not mask.any():
             raise ValueError("'attention_mask' must hold 0 and 1, and at least one 1")
+        if self.folder.pooling is Pooling.CLS and not mask[0]:
+            raise ValueError("'attention_mask' must not hide the first token, which stands for the text")
         num_tokens = int(np.flatnonzero(mask)[-1]) + 1  # what the client padded is not worth running
         checked = {"input_ids": ids[:num_tokens]}
         if not mask[:num_tokens].all():

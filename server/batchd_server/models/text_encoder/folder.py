@@ -25,6 +25,7 @@ class EncoderFolder:
     """The facts of a folder that the front half needs; reading them loads no weights."""
 
     path: Path
+    model_type: str  # the architecture, as transformers names it
     dimensions: int
     vocabulary_size: int
     pad_id: int
@@ -69,6 +70,7 @@ def read_folder(path: Path) -> EncoderFolder:
     pooling, normalize = _read_modules(path)
     return EncoderFolder(
         path=path,
+        model_type=str(config.get("model_type", "unknown")),
         dimensions=int(config["hidden_size"]),
         vocabulary_size=int(config["vocab_size"]),
         pad_id=int(config.get("pad_token_id") or 0),

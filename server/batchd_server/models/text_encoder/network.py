@@ -12,7 +12,9 @@ import transformers
 from batchd_server.models.host_allocator import keep_freed_memory
 from batchd_server.models.packed_linear import pack_linears
 from batchd_server.models.spec import Array
+from batchd_server.models.text_encoder import ragged_attention
 from batchd_server.models.text_encoder.folder import EncoderFolder, Pooling
+from batchd_server.models.text_encoder.ragged_attention import Spans
 
 
 class EncoderNetwork(torch.nn.Module):
@@ -32,6 +34,8 @@ class EncoderNetwork(torch.nn.Module):
                 trust_remote_code=False,
                 dtype=torch.float32,
             )
+        if model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(ragged_attention.IMPLEMENTATION)  # the same, and for ragged batches too
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # made for another task; its result would be thrown away
         self._model = model.eval().to(device)
@@ -50,6 +54,16 @@ class EncoderNetwork(torch.nn.Module):
         """Return embeddings (B, D) of ids (B, L); `mask` (B, L) is 1 where a token counts, None where all do."""
         hidden: torch.Tensor = self._model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         pooled = self._pool(hidden, mask)
+        return torch.nn.functional.normalize(pooled, dim=1) if self.folder.normalize else pooled
+
+    def embed_ragged(self, input_ids: torch.Tensor, positions: torch.Tensor, spans: Spans) -> torch.Tensor:
+        """Return embeddings (B, D) of ids (1, T) that lie end to end, in the order of `spans`."""
+        found: Any = self._model(input_ids=input_ids, position_ids=positions, spans=spans)
+        hidden: torch.Tensor = found.last_hidden_state[0]
+        if self.folder.pooling is Pooling.CLS:
+            pooled = hidden[spans.offsets[:-1]]
+        else:
+            pooled = torch.segment_reduce(hidden, "mean", lengths=spans.offsets.diff(), axis=0)
         return torch.nn.functional.normalize(pooled, dim=1) if self.folder.normalize else pooled
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

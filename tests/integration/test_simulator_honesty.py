@@ -1,0 +1,31 @@
+"""The simulator and the daemon on the simulated device agree about the same trace."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "simulator_honesty.py"
+
+
+@pytest.fixture(scope="module")
+def honesty() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("simulator_honesty", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_goodput_and_tail_are_those_of_the_daemon(honesty: ModuleType, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    honesty.write_trace(trace, rate=8.0, seconds=25.0, seed=0)
+    daemon = honesty.through_the_daemon(tmp_path, trace)
+    simulator = honesty.through_the_simulator(trace)
+    assert daemon.offered == simulator.offered
+    assert daemon.in_time == pytest.approx(simulator.in_time, rel=0.05)
+    assert daemon.p99_ms - daemon.overhead_ms == pytest.approx(simulator.p99_ms, rel=0.10)
