@@ -8,9 +8,12 @@ from functools import cache
 import hypothesis
 import pytest
 
+# Without the explanation of a failure, which traces every line and takes minutes for a state machine.
+PHASES = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain]
+
 # The same cases in every run: a red build must be red again tomorrow.
-hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
-hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True, phases=PHASES)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000, phases=PHASES)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 

@@ -1,8 +1,13 @@
-"""The simulator and the daemon on the simulated device agree about the same trace."""
+"""The simulator and the daemon on the simulated device agree about the same trace.
+
+The tail of a few hundred requests is two or three of them, and a busy machine delays any: it gets twice the room here
+that benchmarks/simulator_honesty.py gives it on a quiet one.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +22,7 @@ def honesty() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its data classes look up their annotations
     spec.loader.exec_module(module)
     return module
 
@@ -28,4 +34,4 @@ def test_goodput_and_tail_are_those_of_the_daemon(honesty: ModuleType, tmp_path:
     simulator = honesty.through_the_simulator(trace)
     assert daemon.offered == simulator.offered
     assert daemon.in_time == pytest.approx(simulator.in_time, rel=0.05)
-    assert daemon.p99_ms - daemon.overhead_ms == pytest.approx(simulator.p99_ms, rel=0.10)
+    assert daemon.p99_ms - daemon.overhead_ms == pytest.approx(simulator.p99_ms, rel=0.20)

@@ -158,7 +158,7 @@ class Fleet:
         if limit is not None and num_elements(item.shape) > limit:
             detail = f"the item has {num_elements(item.shape)} elements; {item.model} takes at most {limit}"
             return Refused(RefusalReason.TOO_LARGE, detail, None)
-        queued = sum(len(line.waiting) for line in model.lines.values())
+        queued = self._num_queued(model)
         if queued >= model.policy.max_queue_size:
             detail = f"{queued} items wait for {item.model}, its limit is {model.policy.max_queue_size}"
             return Refused(RefusalReason.QUEUE_FULL, detail, RETRY_AFTER_S)
@@ -290,6 +290,12 @@ class Fleet:
         if self._job is not None and self._job.line is line:
             for part in self._job.parts:
                 yield from part
+
+    def _num_queued(self, model: _Model) -> int:
+        lines = model.lines.values()
+        job = self._job
+        parts = job.parts if job is not None and any(job.line is line for line in lines) else []
+        return sum(len(line.waiting) for line in lines) + sum(map(len, parts))
 
     def _expire(self, now: float) -> list[ItemId]:
         expired: list[ItemId] = []
