@@ -18,11 +18,11 @@ what was admitted). Simulated at 1.5 times the capacity (log-normal lengths, 250
 without it, 130 with it.
 """
 
-COMPANIONS = 0.1
+COMPANIONS = 0.15
 """How much longer the wait becomes, when the backlog fills the whole slack, by less urgent items that ride along ahead.
 
-Simulated (as above) at 150 and 400 arrivals per second 1.0 and 4.3 % of them expire after admission with it, 1.7 and
-5.9 % without, at no less goodput; at 100 per second it costs 0.1 % of it. With 0.3 fewer still expire, and it costs
+Simulated (as above) at 150 and 400 arrivals per second 0.8 and 3.6 % of them expire after admission with it, 1.7 and
+5.7 % without, at no less goodput; at 100 per second it costs 0.2 % of it. With 0.3 fewer still expire, and it costs
 0.4 %.
 """
 

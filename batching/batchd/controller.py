@@ -159,7 +159,6 @@ class Controller:
             self._states[item.id] = advance(State.OFFERED, Event.ADMIT)
             self._model_of[item.id] = model
             model.admit(waiting, now)
-            model.arrivals.add(waiting.own_cost, now)
         return admission
 
     def cancel(self, item_id: ItemId) -> bool:
@@ -212,18 +211,20 @@ class Controller:
             ValueError: that batch is not the one that runs.
         """
         lease, running = self.leases.running, self._running
-        if lease is not None and lease.batch_id == outcome.batch_id:
+        lent = lease is not None and lease.batch_id == outcome.batch_id
+        if not lent and (running is None or running.batch_id != outcome.batch_id):
+            raise ValueError(f"batch {outcome.batch_id} is not running")
+        if isinstance(outcome, OutOfMemory) and outcome.reading is not None:
+            self.observe(outcome.reading)
+        if lent:
             self.leases.report(outcome, self.headroom())
             return Settled()
-        if running is None or running.batch_id != outcome.batch_id:
-            raise ValueError(f"batch {outcome.batch_id} is not running")
+        assert running is not None, "what runs is a lease or a batch"
         self._running = None
         match outcome:
             case Completed():
                 return self._completed(running, outcome)
-            case OutOfMemory(reading=reading):
-                if reading is not None:
-                    self.observe(reading)
+            case OutOfMemory():
                 return self._out_of_memory(running)
             case Failed():
                 return Settled(finished=self._finish(running))
@@ -259,6 +260,7 @@ class Controller:
             headroom_bytes=self.headroom(),
             running=None if self._running is None else self._running.batch_id,
             draining=self._draining,
+            leases=self.leases.snapshot(now),
         )
 
     # ---- inside ------------------------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ class Controller:
                     break
                 model.room.remove(first.item.id)
                 self._leave(first.item.id, Event.EXPIRE)
-                self.leases.settled([(first.item.arrived, first.item.deadline)], first.would_finish(now))
+                self.leases.settled([(first.item.arrived, first.promised)], first.would_finish(now))
                 expired.append(first.item.id)
         return expired
 
@@ -328,19 +330,19 @@ class Controller:
         return release, reason
 
     def _launch(self, model: ServedModel, formed: Formed, reason: ReleaseReason, now: float) -> RunBatch:
-        for waiting in formed.members:
-            model.room.remove(waiting.item.id)
-            self._states[waiting.item.id] = advance(self._states[waiting.item.id], Event.LAUNCH)
+        items = tuple([waiting.item.id for waiting in formed.members])
+        model.room.remove_all(formed.members)
+        self._states.update(dict.fromkeys(items, advance(State.WAITING, Event.LAUNCH)))
         load = formed.load
         batch_id = BatchId(self._next_batch)
         self._next_batch += 1
         self._refused_idle = 0
         self._running = _Running(batch_id, model, formed, now, model.law.cost(load))
-        carried = sum(num_elements(waiting.item.shape) for waiting in formed.members)
+        carried = sum([num_elements(waiting.item.shape) for waiting in formed.members])
         return RunBatch(
             batch_id=batch_id,
             model=model.name,
-            items=tuple(waiting.item.id for waiting in formed.members),
+            items=items,
             padded_shape=formed.padded_shape,
             elements=load.elements,
             predicted_s=model.latency.predict(load),
@@ -353,7 +355,7 @@ class Controller:
 
     def _completed(self, running: _Running, outcome: Completed) -> Settled:
         model = running.model
-        spans = [(waiting.item.arrived, waiting.item.deadline) for waiting in running.members]
+        spans = [(waiting.item.arrived, waiting.promised) for waiting in running.members]
         self.leases.settled(spans, running.started + outcome.seconds)
         model.remember(running.formed, outcome.peak_bytes)
         if outcome.tight:

@@ -49,6 +49,10 @@ class DeviceScheduler(Scheduler, Protocol):
         """Refuse what comes from now on, and run what waits without waiting for more."""
         ...
 
+    def headroom(self) -> int | None:
+        """Return the bytes that may be taken over what is resident; None where nothing tells."""
+        ...
+
     def max_queue_size(self, name: str) -> int | None:
         """Return how many items of a model may wait; None where it is not served."""
         ...

@@ -27,6 +27,7 @@ class OutOfMemory:
     batch_id: BatchId
     peak_bytes: int | None
     reading: MemoryReading | None = None  # taken once that was over: an older one may not know what was in the way
+    seconds: float | None = None  # how long the device was held, where that is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Failed:
     """The batch raised something that is not about memory. Its items are answered by the executor."""
 
     batch_id: BatchId
+    seconds: float | None = None  # how long the device was held, where that is known
 
 
 Outcome: TypeAlias = Completed | OutOfMemory | Failed

@@ -31,6 +31,8 @@ PRICE_MARGIN = 1.05
 
 Simulated near the capacity (log-normal lengths, 2 ms + 0.24 ms per token) 1.0 and 1.05 differ by less than seeds do.
 """
+LARGE_FADES = 0.99
+"""What is left, after each item that comes, of the memory of how much a large one costs."""
 SMOOTHING = 0.05
 """Share of a new batch in the running efficiency."""
 END_TO_END: Shape = ()
@@ -62,6 +64,8 @@ class ServedModel:
     """Smoothed size of the batches that left others waiting."""
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     """Seconds of work that are admitted per second."""
+    large_cost: float = 0.0
+    """Own cost in seconds of a large item, as of late."""
 
     def __post_init__(self) -> None:
         wanted = self.policy.ladder
@@ -83,6 +87,8 @@ class ServedModel:
     def admit(self, waiting: Waiting, now: float) -> None:
         """Let an item in, and learn its size."""
         self.room.add(waiting)
+        self.arrivals.add(waiting.own_cost, now)
+        self.large_cost = max(waiting.own_cost, LARGE_FADES * self.large_cost)
         if self.learned_ladder is not None:
             self.learned_ladder.observe(waiting.item.shape, now)
 
@@ -110,8 +116,8 @@ class ServedModel:
     def _padded(self, members: Sequence[Waiting]) -> Shape:
         """What a batch is padded to. Items keep the rungs that they came in by, whatever was learned since."""
         if self.policy.pad_to is PadTo.RUNG:
-            return tuple(map(max, zip(*(waiting.padded_shape for waiting in members), strict=True)))
-        return self.policy.padded(tuple(map(max, zip(*(waiting.item.shape for waiting in members), strict=True))))
+            return tuple(map(max, zip(*[waiting.padded_shape for waiting in members], strict=True)))
+        return self.policy.padded(tuple(map(max, zip(*[waiting.item.shape for waiting in members], strict=True))))
 
     def _in_room(self, shape: Shape) -> tuple[Shape, int]:
         """The group that an item of `shape` waits in, and what it adds to a batch of its like."""
@@ -127,7 +133,8 @@ class ServedModel:
         latest_start = item.deadline - self.law.fixed - own_cost
         level = item.priority or self.policy.default_priority
         shift = (level - self.policy.default_priority) * self.policy.slo_s
-        return Waiting(item, padded, latest_start, item.deadline + shift, own_cost, elements)
+        promised = min(item.deadline, item.arrived + self.policy.slo_s)
+        return Waiting(item, padded, latest_start, item.deadline + shift, own_cost, elements, promised)
 
     def refuse_outright(self, item: Item, headroom: int | None) -> Refused | None:
         """Refuse what could never be served, or does not fit in the queue."""
@@ -211,6 +218,8 @@ class ServedModel:
         """Correct the latency model after a batch that paid no one-off costs."""
         members = formed.members
         self._observe(formed.load, seconds)
+        if seconds <= 0:  # a clock that stood still says nothing
+            return
         own_costs = sum(self.law.item_cost(num_elements(waiting.item.shape)) for waiting in members)
         if own_costs > 0:
             self._num_priced += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchd.item import BatchId
+from batchd.leasing.lease_snapshot import LeaseSnapshot
 from batchd.served_model import ServedModel
 
 
@@ -32,6 +33,8 @@ class ControllerSnapshot:
     headroom_bytes: int | None
     running: BatchId | None
     draining: bool
+    leases: LeaseSnapshot | None = None
+    """How lending to training stands; None where the device is never lent."""
 
 
 def model_snapshot(model: ServedModel, now: float) -> ModelSnapshot:

@@ -28,6 +28,8 @@ class Waiting:
     """Seconds it adds to a batch of its own padded shape, as far as was known when it came."""
     elements: int
     """What it adds to a batch of its own padded shape; its own where items lie end to end."""
+    promised: float
+    """When its answer is promised by: within the SLO, and by its own deadline. Training may not break that."""
 
     def would_finish(self, now: float) -> float:
         """Return when its answer would be there if it ran alone from `now`."""
@@ -61,7 +63,7 @@ class WaitingRoom:
         self._arrivals = LazyHeap(self._alive)
         self.backlog = Backlog(urgency_resolution_s)
         """By urgency: what goes before a newcomer."""
-        self._due: Backlog | None = None  # by deadline; kept once it has been asked for
+        self._due: Backlog | None = None  # by promise; kept once it has been asked for
         self._resolution_s = urgency_resolution_s
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class WaitingRoom:
         self._arrivals.push(waiting.item.arrived, ticket)
         self.backlog.add(waiting.urgency, waiting.own_cost)
         if self._due is not None:
-            self._due.add(waiting.item.deadline, waiting.own_cost)
+            self._due.add(waiting.promised, waiting.own_cost)
 
     def remove(self, item_id: ItemId) -> Waiting:
         """Let an item out, for whatever reason.
@@ -99,24 +101,31 @@ class WaitingRoom:
         Raises:
             KeyError: it does not wait here.
         """
-        waiting = self._alive.pop(self._tickets.pop(item_id))
-        group = self._groups[waiting.padded_shape]
-        group.count -= 1
-        if group.count == 0:
-            del self._groups[group.padded_shape]
-            del self._order[bisect_left(self._order, _volume(group), key=_volume)]
-        self.backlog.remove(waiting.urgency, waiting.own_cost)
-        if self._due is not None:
-            self._due.remove(waiting.item.deadline, waiting.own_cost)
+        waiting = self._alive[self._tickets[item_id]]
+        self.remove_all((waiting,))
         return waiting
+
+    def remove_all(self, leaving: Sequence[Waiting]) -> None:
+        """Let items out that wait here."""
+        tickets, alive, groups, backlog, due = self._tickets, self._alive, self._groups, self.backlog, self._due
+        for waiting in leaving:
+            del alive[tickets.pop(waiting.item.id)]
+            group = groups[waiting.padded_shape]
+            group.count -= 1
+            if group.count == 0:
+                del groups[group.padded_shape]
+                del self._order[bisect_left(self._order, _volume(group), key=_volume)]
+            backlog.remove(waiting.urgency, waiting.own_cost)
+            if due is not None:
+                due.remove(waiting.promised, waiting.own_cost)
 
     @property
     def due(self) -> Backlog:
-        """By deadline: what must be done by when."""
+        """By what is promised: what must be done by when."""
         if self._due is None:
             self._due = Backlog(self._resolution_s)
             for waiting in self:
-                self._due.add(waiting.item.deadline, waiting.own_cost)
+                self._due.add(waiting.promised, waiting.own_cost)
         return self._due
 
     def groups(self) -> Sequence[Group]:

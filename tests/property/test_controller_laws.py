@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import settings
+from lease_laws import LeaseLaws
 from scheduler_laws import BUDGET, POLICIES, SchedulerLaws
 
 from batchd import Controller, Window
@@ -24,5 +25,12 @@ class ControllerLaws(SchedulerLaws):
             assert until <= item.arrived + policy.fixed_window_s + 1e-9
 
 
+class LendingControllerLaws(LeaseLaws, ControllerLaws):
+    """The same while the device is lent to training, which must change none of it."""
+
+
 TestControllerLaws = ControllerLaws.TestCase
 TestControllerLaws.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+TestLendingControllerLaws = LendingControllerLaws.TestCase
+TestLendingControllerLaws.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

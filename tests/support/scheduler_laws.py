@@ -34,7 +34,7 @@ from batchd import (
     Window,
     num_elements,
 )
-from batchd.decision import Decision
+from batchd.decision import Decision, RunMicrobatch
 from batchd.device_scheduler import DeviceScheduler
 
 BUDGET = BudgetPolicy(limit_fraction=1.0, safety_bytes=0)
@@ -76,6 +76,8 @@ class SchedulerLaws(RuleBasedStateMachine):
 
     sizes_by_memory = False
     """Whether the scheduler promises that a batch which it has measured the like of fits into the memory."""
+    steps_to_the_end = 20
+    """How often it may be asked at the end, over a dozen times for each item that waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,8 +217,16 @@ class SchedulerLaws(RuleBasedStateMachine):
                 self.check_batch(decision)
                 self.waiting -= set(decision.items)
                 self.running, self.orphaned = decision, False
-            case _:
-                raise AssertionError(f"nobody asked for {decision}")
+            case RunMicrobatch():
+                self.take_lease(decision)
+
+    def take_lease(self, decision: RunMicrobatch) -> None:
+        """The device is lent to training."""
+        raise AssertionError(f"nobody asked for {decision}")
+
+    def finish_lease(self) -> None:
+        """The lease comes to an end, as all does."""
+        raise NotImplementedError
 
     def nothing_is_overdue(self) -> None:
         assert all(self.items[item_id].deadline > self.now for item_id in self.waiting), "it can only be late"
@@ -332,7 +342,7 @@ class SchedulerLaws(RuleBasedStateMachine):
             self.drain()
         fits = 3_000  # bytes, whatever the readings say
         left = len(self.waiting)
-        for _ in range(20 + 12 * left):
+        for _ in range(self.steps_to_the_end + 12 * left):
             if not self.waiting:
                 break
             decision = self.scheduler.next(self.now)
@@ -344,6 +354,8 @@ class SchedulerLaws(RuleBasedStateMachine):
                     self.run_out_of_memory()
                 else:
                     self.complete(0.01, measured=False, first=False)
+            elif isinstance(decision, RunMicrobatch):
+                self.finish_lease()
         assert not self.waiting, "admitted, and never settled"
         for item_id in self.settled:  # what is settled is forgotten: its id may come again
             self.scheduler.offer(self.items[item_id], self.now)

@@ -24,7 +24,7 @@ GIB = 2**30
 
 def waiting(number: int, shape: tuple[int, ...], urgency: float = 1.0) -> Waiting:
     item = Item(id=ItemId(number), model="m", shape=shape, arrived=float(number), deadline=urgency)
-    return Waiting(item, shape, urgency, urgency, 0.1, 1)
+    return Waiting(item, shape, urgency, urgency, 0.1, 1, urgency)
 
 
 def test_multiples_round_up_every_dimension() -> None:

@@ -11,14 +11,23 @@ from batchd.leasing.demand import Demand, Quantum, TrainingPolicy
 from batchd.leasing.tenant import Plan, Tenant
 
 SHARE_WINDOW_S = 10.0
-SMALLEST_ITEM_RETRY_S = 0.05
-"""When to look again at a quantum that does not fit into an empty device's slack: costs may have been relearned."""
+RETRY_S = 0.05
+"""When to look again at what was refused for want of slack: time and relearned costs change it."""
+UNTRIED_SHARE = 0.5
+"""Share of an empty device's slack that must be there for work of unknown cost to be tried."""
+QUIET = 0.95
+"""Share of an empty device's slack that is there when next to nothing waits or comes."""
+POSTPONABLE = frozenset({Quantum.MICROBATCH, Quantum.EXTERNAL})
+"""Not begun while draining. What was begun is brought to its end: steps, and checkpoints."""
 
 
 class Denial(StrEnum):
     """Why nobody was lent the device although somebody wanted it."""
 
     SLACK = "slack"  # a deadline would be missed
+    TOO_LONG = "too_long"  # an SLO would be missed even if nothing waited: it cannot run beside these models
+    UNTRIED = "untried"  # its cost is unknown, and there is too little slack to find out
+    RESTING = "resting"  # its last leases came to nothing
     SHARE = "share"  # training has had its largest share
     DRAINING = "draining"
 
@@ -27,7 +36,7 @@ class Denial(StrEnum):
 class Granted:
     """A quantum of a tenant's work, to be run now."""
 
-    tenant: str
+    tenant: Tenant
     demand: Demand
     plan: Plan
 
@@ -47,7 +56,6 @@ class LeaseBroker:
         self.policy = policy
         self.tenants: dict[str, Tenant] = {}
         self.denials: Counter[Denial] = Counter()
-        self.granted = 0
         self._lent_s = 0.0  # decayed
         self._lent_at = 0.0
 
@@ -81,34 +89,65 @@ class LeaseBroker:
         tenant.demand = demand
 
     def choose(
-        self, slack_s: float, headroom: int | None, now: float, *, untried: bool, draining: bool
+        self, slack_s: float, empty_s: float, headroom: int | None, now: float, *, draining: bool
     ) -> Granted | Denied:
         """Return the quantum to run now, or why there is none. Somebody must want to train.
 
-        `slack_s` is how long the device can be spared, `untried` whether that is enough for work of unknown cost.
+        `slack_s` is how long the device can be spared, `empty_s` how long it could be if nothing waited or came.
+        A refusal gives the reason of whoever would be next.
         """
         share_until = self._share_until(now)
         if share_until > now:
             return self._deny(Denial.SHARE, share_until)
-        reason = Denial.DRAINING
+        denied: list[Denied] = []
         for tenant in sorted(self.tenants.values(), key=lambda tenant: tenant.used):
             demand = tenant.demand
-            if demand is None or (draining and demand.quantum in {Quantum.MICROBATCH, Quantum.EXTERNAL}):
+            if demand is None or (draining and demand.quantum in POSTPONABLE):
                 continue
-            plan = tenant.plan(demand, slack_s, headroom)
-            if plan is not None and slack_s > 0 and (untried or plan.upper_s is not None):
-                self.granted += 1
-                return Granted(tenant.name, demand, plan)
-            reason = Denial.SLACK
-        return self._deny(reason, math.inf if draining else now + SMALLEST_ITEM_RETRY_S)
+            if tenant.rests(headroom, now):
+                denied.append(Denied(Denial.RESTING, tenant.rests_until))
+                continue
+            plan = self._plan(tenant, demand, slack_s, empty_s, headroom, now)
+            if isinstance(plan, Plan):
+                return Granted(tenant, demand, plan)
+            tenant.refused(now)
+            denied.append(Denied(plan, now + RETRY_S))
+        if not denied:
+            return self._deny(Denial.DRAINING, math.inf)
+        return self._deny(denied[0].reason, min(each.until for each in denied))
 
-    def returned(self, name: str, seconds: float, now: float) -> None:
+    def _plan(
+        self, tenant: Tenant, demand: Demand, slack_s: float, empty_s: float, headroom: int | None, now: float
+    ) -> Plan | Denial:
+        """What of a tenant's demand to run, or why nothing."""
+        if empty_s <= 0:
+            return Denial.TOO_LONG
+        caution = tenant.caution(now)
+        plan = None
+        if slack_s > 0:
+            plan = tenant.plan(demand, slack_s, headroom, empty_s=empty_s, caution=caution)
+        if plan is None:
+            if tenant.plan(demand, empty_s, headroom, empty_s=empty_s, caution=0.0) is not None:
+                return Denial.SLACK
+            plan = tenant.plan(demand, math.inf, headroom)
+            if plan is None or slack_s < QUIET * empty_s or not tenant.may_probe(now):
+                return Denial.TOO_LONG
+            tenant.granted(probe=True)
+        elif plan.upper_s is None and slack_s < UNTRIED_SHARE * caution * empty_s:
+            return Denial.UNTRIED
+        else:
+            tenant.granted()
+        return plan
+
+    def returned(self, tenant: Tenant, seconds: float, now: float) -> None:
         """A lease is over: charge its time."""
         self._lent_s = self._lent(now) + seconds
         self._lent_at = now
-        tenant = self.tenants.get(name)
-        if tenant is not None:
-            tenant.charge(seconds)
+        tenant.charge(seconds)
+
+    def share(self, now: float) -> float:
+        """Return training's share of the device's time, over about `SHARE_WINDOW_S`."""
+        return min(1.0, self._lent(now) / SHARE_WINDOW_S)
 
     def _deny(self, reason: Denial, until: float) -> Denied:
         self.denials[reason] += 1

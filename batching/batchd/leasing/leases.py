@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchd.decision import RunMicrobatch
 from batchd.formation import Formed
 from batchd.item import BatchId
-from batchd.leasing.broker import Denied, Granted, LeaseBroker
-from batchd.leasing.demand import Demand, TrainingPolicy
+from batchd.leasing.broker import Denial, Denied, Granted, LeaseBroker
+from batchd.leasing.demand import Demand, Quantum, TrainingPolicy
 from batchd.leasing.feedback import LeaseFeedback
-from batchd.leasing.slack import empty_slack, lease_slack
-from batchd.outcome import Completed, Outcome, OutOfMemory
+from batchd.leasing.lease_history import LeaseHistory
+from batchd.leasing.lease_snapshot import LeaseSnapshot, TenantSnapshot
+from batchd.leasing.slack import Slack, empty_slack, lease_slack
+from batchd.outcome import Completed, Failed, Outcome, OutOfMemory
 from batchd.served_model import ServedModel
 from batchd.waiting_room import Waiting
-
-UNTRIED_SHARE = 0.5
-"""Share of an empty device's slack that must be there for work of unknown cost to be tried."""
-REMEMBERED = 4096
-"""Leases that are remembered, to tell whose fault a late answer is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +41,11 @@ class Leases:
         self.broker = LeaseBroker(policy or TrainingPolicy())
         self.feedback = LeaseFeedback()
         self.running: RunningLease | None = None
-        self.seconds = 0.0
-        """Device time that tenants have had in all."""
-        self._ends: deque[float] = deque(maxlen=REMEMBERED)
-        self._totals: deque[float] = deque(maxlen=REMEMBERED)  # seconds lent until each of the ends
+        self._history = LeaseHistory()
+        self._slack = Slack()
+        self._denied: Denial | None = None
+        self._granted: Counter[Quantum] = Counter()
+        self._seconds: dict[Quantum, float] = dict.fromkeys(Quantum, 0.0)
 
     # ---- tenants -----------------------------------------------------------------------------------------------------
 
@@ -95,65 +92,85 @@ class Leases:
     ) -> RunMicrobatch | Denied:
         """Lend the device to whoever is next, for as much work as it can be spared for. Somebody must want it."""
         policy = self.broker.policy
-        slack = lease_slack(models, form, policy, self.feedback.scale, now)
-        untried = slack >= UNTRIED_SHARE * empty_slack(models, policy)
-        chosen = self.broker.choose(slack, headroom, now, untried=untried, draining=draining)
+        self._slack = slack = lease_slack(models, form, policy, self.feedback.scale, now, draining=draining)
+        empty_s = empty_slack(models, policy)
+        chosen = self.broker.choose(slack.seconds, empty_s, headroom, now, draining=draining)
         if isinstance(chosen, Denied):
+            self._denied = chosen.reason
             return chosen
+        self._denied = None
+        self._granted[chosen.demand.quantum] += 1
         self.running = RunningLease(batch_id, chosen, now)
         return RunMicrobatch(
             batch_id=batch_id,
-            tenant=chosen.tenant,
+            tenant=chosen.tenant.name,
             quantum=chosen.demand.quantum,
             items=chosen.plan.items,
             elements=chosen.demand.elements,
             predicted_s=chosen.plan.expected_s,
             predicted_upper_s=chosen.plan.upper_s,
             predicted_bytes=chosen.plan.peak_bytes,
-            slack_s=slack,
+            slack_s=slack.seconds,
             queued_after=sum(len(model.room) for model in models),
         )
 
     def report(self, outcome: Outcome, headroom: int | None) -> None:
-        """The running lease is over."""
+        """The running lease is over. What a tenant taught that was removed meanwhile is forgotten with it."""
         lease = self.running
         assert lease is not None, "no lease runs"
         self.running = None
-        granted = lease.granted
-        tenant = self.broker.tenants.get(granted.tenant)
-        seconds = outcome.seconds if isinstance(outcome, Completed) else granted.plan.expected_s or 0.0
+        tenant, demand, plan = lease.granted.tenant, lease.granted.demand, lease.granted.plan
+        seconds = (plan.expected_s or 0.0) if outcome.seconds is None else outcome.seconds
         end = lease.started + seconds
-        self.seconds += seconds
-        self._ends.append(end)
-        self._totals.append(self.seconds)
-        self.broker.returned(granted.tenant, seconds, end)
-        if tenant is None:
-            return
+        self._seconds[demand.quantum] += seconds
+        self._history.add(lease.started, seconds)
+        self.broker.returned(tenant, seconds, end)
         match outcome:
-            case Completed() if not outcome.first_of_shape:
-                tenant.observe(granted.demand, granted.plan.items, outcome.seconds, outcome.peak_bytes)
             case Completed():
-                tenant.memory.observe(granted.plan.items, granted.demand.elements, outcome.peak_bytes)
+                one_off = outcome.first_of_shape
+                tenant.completed(demand, plan.items, outcome.seconds, outcome.peak_bytes, one_off=one_off)
             case OutOfMemory():
-                tenant.memory.observe_out_of_memory(granted.plan.items, granted.demand.elements, headroom)
-            case _:
-                pass  # what failed says nothing about its cost
+                tenant.ran_out_of_memory(demand, plan.items, headroom, end)
+            case Failed():
+                tenant.failed(end)
 
     def settled(self, arrivals_and_deadlines: Sequence[tuple[float, float]], finished: float) -> None:
         """Items were answered or expired at `finished`: were leases the reason that any of them was late?"""
-        if not self._ends:
+        if not self._history:
             return
         misses = sum(
-            deadline < finished <= deadline + self._lent_between(arrived, finished)
+            deadline < finished <= deadline + self._history.between(arrived, finished)
             for arrived, deadline in arrivals_and_deadlines
         )
         self.feedback.answered(len(arrivals_and_deadlines), misses, finished)
 
-    def _lent_between(self, begin: float, end: float) -> float:
-        """Seconds that were lent in leases that ended after `begin`, up to `end`."""
-        ends = list(self._ends)
-        first, last = bisect_right(ends, begin), bisect_right(ends, end)
-        if first >= last:
-            return 0.0
-        before = self._totals[first - 1] if first else self._totals[first] - (self._ends[first] - begin)
-        return min(end - begin, self._totals[last - 1] - before)
+    # ---- views -------------------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Device time that tenants have had in all."""
+        return sum(self._seconds.values())
+
+    def snapshot(self, now: float) -> LeaseSnapshot:
+        """Return how lending stands."""
+        return LeaseSnapshot(
+            tenants=tuple(
+                TenantSnapshot(
+                    name=tenant.name,
+                    weight=tenant.weight,
+                    wants=None if tenant.demand is None else tenant.demand.quantum,
+                    seconds=tenant.seconds,
+                    rests_until=tenant.rests_until if now < tenant.rests_until else None,
+                )
+                for tenant in self.broker.tenants.values()
+            ),
+            running=None if self.running is None else self.running.granted.tenant.name,
+            granted=dict(self._granted),
+            seconds=dict(self._seconds),
+            denials=dict(self.broker.denials),
+            denied=self._denied if self.wanted else None,
+            slack_s=self._slack.seconds,
+            bound_by=self._slack.bound_by,
+            scale=self.feedback.scale,
+            share=self.broker.share(now),
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from batchd.device_scheduler import DeviceScheduler
+from batchd.leasing.lease_snapshot import LeaseSnapshot
 from batchd_server.device.device_info import DeviceInfo
 from batchd_server.device.memory.telemetry import Telemetry
 from batchd_server.device.repository import Repository
@@ -78,6 +80,7 @@ class Questions:
                 "budget_bytes": snapshot.budget_bytes,
                 "headroom_bytes": snapshot.headroom_bytes,
             },
+            "leases": None if snapshot.leases is None else _leases(snapshot.leases, now),
             "draining": snapshot.draining,
         }
 
@@ -124,4 +127,27 @@ class Questions:
             metrics.queue.ready.labels(state.name).set(state.state == "READY")
         metrics.queue.in_flight.set(self._serving.num_open)
         metrics.memory.show(self.telemetry, snapshot.budget_bytes, snapshot.headroom_bytes)
+        metrics.leases.show(snapshot.leases)
         return metrics.exposition()
+
+
+def _leases(leases: LeaseSnapshot, now: float) -> dict[str, Any]:
+    """How lending to training stands; null where nothing limits it."""
+    return {
+        "tenants": [
+            {
+                "name": tenant.name,
+                "weight": tenant.weight,
+                "wants": tenant.wants,
+                "device_s": tenant.seconds,
+                "rests_s": None if tenant.rests_until is None else tenant.rests_until - now,
+            }
+            for tenant in leases.tenants
+        ],
+        "running": leases.running,
+        "share": leases.share,
+        "denied": leases.denied,
+        "slack_s": leases.slack_s if leases.slack_s < math.inf else None,
+        "bound_by": leases.bound_by,
+        "slack_scale": leases.scale,
+    }

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from batchd_server.device.memory.telemetry import Telemetry
 from batchd_server.observe import buckets
+from batchd_server.observe.lease_metrics import LeaseMetrics
 
 NAMESPACE = "batchd"
 
@@ -136,6 +137,7 @@ class Metrics:
         self.batches = BatchMetrics(self.registry, latency)
         self.queue = QueueMetrics(self.registry)
         self.memory = MemoryMetrics(self.registry, device)
+        self.leases = LeaseMetrics(self.registry, NAMESPACE, device)
         info = Gauge(
             "build_info",
             "Always 1; the labels say what runs.",
