@@ -153,6 +153,7 @@ def _grow(
     """Fill a batch padded to the group at `index`, from large items to small ones."""
     groups = room.groups()
     top = groups[index]
+    per_item, per_element, per_square = law.per_item, law.per_element, law.per_square  # the loop below is hot
     cost, crowding = law.item_cost(top.elements), law.crowding(top.elements)
     price = worth.price
     least_worth = price * cost - worth.fixed_share  # who adds less useful work of its own than this stays out
@@ -164,7 +165,8 @@ def _grow(
     limited_by: ReleaseReason | None = None
     for position in range(index, -1, -1):
         group = groups[position]
-        surplus = law.item_cost(group.elements) - least_worth
+        elements = group.elements
+        surplus = per_item + elements * (per_element + elements * per_square) - least_worth
         if surplus < 0:
             break
         if group is not top and not _fits(group.padded_shape, top.padded_shape):
@@ -175,7 +177,7 @@ def _grow(
             room_left = min(room_left, _worthwhile_size(surplus, price * crowding) - size)
         if available > room_left:
             available, limited_by = max(0, room_left), ReleaseReason.FULL
-        earliest = room.earliest_deadline(group)
+        earliest = group.deadlines.least()
         joint = in_time if earliest >= deadline else law.most_of(cost, crowding, earliest - now)
         if available > joint - size:
             available, limited_by = max(0, joint - size), ReleaseReason.DEADLINE

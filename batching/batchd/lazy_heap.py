@@ -49,6 +49,8 @@ class LazyHeap:
 
     def least(self) -> float:
         """Return the smallest key of a living ticket; infinity where none lives. Amortised logarithmic."""
+        if self._front and self._front[0][1] in self._alive:
+            return self._front[0][0]
         first = self._first()
         return math.inf if first is None else first[0]
 

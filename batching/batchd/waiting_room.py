@@ -145,10 +145,6 @@ class WaitingRoom:
         """Return the `count` most urgent items of a group; they go on waiting."""
         return [self._alive[ticket] for ticket in group.urgencies.smallest(count)]
 
-    def earliest_deadline(self, group: Group) -> float:
-        """Return the earliest deadline in a group."""
-        return group.deadlines.least()
-
     def first_hopeless(self) -> Waiting | None:
         """Return the item with the earliest latest start, or None."""
         ticket = self._latest_starts.top()
