@@ -24,12 +24,16 @@ class BudgetPolicy:
 
     limit_fraction: float = 0.85
     safety_bytes: int = 64 * 2**20
+    headroom_share: float = 1.0
+    """Of what is left, how much one batch may take: what runs at the same time must not count on the same bytes."""
 
     def __post_init__(self) -> None:
         if not 0 < self.limit_fraction <= 1:
             raise ValueError(f"limit_fraction must be in (0, 1], got {self.limit_fraction}")
         if self.safety_bytes < 0:
             raise ValueError(f"safety_bytes must not be negative, got {self.safety_bytes}")
+        if not 0 < self.headroom_share <= 1:
+            raise ValueError(f"headroom_share must be in (0, 1], got {self.headroom_share}")
 
 
 def budget_bytes(reading: MemoryReading, policy: BudgetPolicy) -> int | None:
@@ -53,4 +57,4 @@ def headroom_bytes(reading: MemoryReading, policy: BudgetPolicy) -> int | None:
     budget = budget_bytes(reading, policy)
     if budget is None:
         return None
-    return max(0, budget - (reading.allocated or 0))
+    return int(policy.headroom_share * max(0, budget - (reading.allocated or 0)))

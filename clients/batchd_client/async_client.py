@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -15,12 +16,17 @@ import numpy.typing as npt
 from batchd_client import calls
 from batchd_client.connection_spread import ConnectionSpread
 from batchd_client.exchange import Call, Done, Exchange, Pause
+from batchd_client.following import Following
 from batchd_client.httpx_bridge import LIMITS, answer_of, call_settings, failure_of, httpx_request
 from batchd_client.infer_codec import InferOptions, InferResult, Inputs, ItemOptions, Parameter
 from batchd_client.item_feed import ItemFeed
 from batchd_client.json_object import JsonObject
+from batchd_client.lease import AsyncLease
+from batchd_client.lease_calls import LeaseTerms
 from batchd_client.metadata import ModelMetadata, RepositoryEntry, ServerMetadata
 from batchd_client.retry import RetryPolicy
+from batchd_client.training_async import AsyncTraining
+from batchd_client.training_records import JobEvent
 
 T = TypeVar("T")
 
@@ -53,6 +59,8 @@ class AsyncClient:
         self._spread = ConnectionSpread(lambda: httpx.AsyncClient(limits=LIMITS, verify=tls) if http is None else http)
         self._clock = clock
         self._sleep = sleep
+        self.training = AsyncTraining(self._run, self._listen, sleep, self._settings)
+        """Training jobs and datasets."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,6 +175,25 @@ class AsyncClient:
         """Have a model unloaded, and wait until it is."""
         await self._run(calls.unload_model(model, timeout_s))
 
+    def lease(
+        self,
+        name: str,
+        *,
+        weight: float = 1.0,
+        expected_s: float | None = None,
+        poll_s: float = 30.0,
+        finish: Callable[[], object] | None = None,
+    ) -> AsyncLease:
+        """Return what lends this process the server's device while it is entered, for training of its own.
+
+        Entering waits until the device can be spared; a server that is not there is waited for. `expected_s` is how
+        long a lease will last, as far as that is known, `weight` the part of the device beside other training, and
+        `poll_s` how long one call waits. `finish` is called before the device is given back, to wait for what it
+        still runs (`torch.cuda.synchronize`).
+        """
+        terms = LeaseTerms(client=name, weight=weight, expected_s=expected_s, poll_s=poll_s)
+        return AsyncLease(self._run, self._sleep, terms, finish)
+
     async def _run(self, call: Call[T]) -> T:
         exchange = Exchange(call, self._settings, self._clock())
         while True:
@@ -187,3 +214,23 @@ class AsyncClient:
         except (httpx.RequestError, TimeoutError) as error:
             return exchange.failed(failure_of(error), self._clock())
         return exchange.answered(answer_of(response, response.content), self._clock())
+
+    async def _listen(self, following: Following) -> AsyncGenerator[JobEvent]:
+        """Yield the events that one connection brings."""
+        try:
+            with self._spread.lend() as http:
+                request = httpx_request(http, self._settings, following.send())
+                async with aclosing(await http.send(request, stream=True, follow_redirects=False)) as response:
+                    if not response.is_success:
+                        following.refused(answer_of(response, await response.aread()), self._clock())
+                        return
+                    following.opened(response.headers)
+                    async for chunk in response.aiter_bytes():
+                        for event in following.received(chunk):
+                            yield event
+                        if following.finished:
+                            return
+        except httpx.RequestError as error:
+            following.failed(failure_of(error), self._clock())
+        else:
+            following.closed(self._clock())

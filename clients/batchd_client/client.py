@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import TracebackType
@@ -16,12 +16,17 @@ import numpy.typing as npt
 from batchd_client import calls
 from batchd_client.connection_spread import ConnectionSpread
 from batchd_client.exchange import Call, Done, Exchange, Pause
+from batchd_client.following import Following
 from batchd_client.httpx_bridge import LIMITS, answer_of, call_settings, failure_of, httpx_request
 from batchd_client.infer_codec import InferOptions, InferResult, Inputs, ItemOptions, Parameter
 from batchd_client.item_feed import ItemFeed
 from batchd_client.json_object import JsonObject
+from batchd_client.lease import Lease
+from batchd_client.lease_calls import LeaseTerms
 from batchd_client.metadata import ModelMetadata, RepositoryEntry, ServerMetadata
 from batchd_client.retry import RetryPolicy
+from batchd_client.training import Training
+from batchd_client.training_records import JobEvent
 
 T = TypeVar("T")
 
@@ -54,6 +59,8 @@ class Client:
         self._spread = ConnectionSpread(lambda: httpx.Client(limits=LIMITS, verify=tls) if http is None else http)
         self._clock = clock
         self._sleep = sleep
+        self.training = Training(self._run, self._listen, sleep, self._settings)
+        """Training jobs and datasets."""
 
     def __enter__(self) -> Self:
         return self
@@ -168,6 +175,25 @@ class Client:
         """Have a model unloaded, and wait until it is."""
         self._run(calls.unload_model(model, timeout_s))
 
+    def lease(
+        self,
+        name: str,
+        *,
+        weight: float = 1.0,
+        expected_s: float | None = None,
+        poll_s: float = 30.0,
+        finish: Callable[[], object] | None = None,
+    ) -> Lease:
+        """Return what lends this process the server's device while it is entered, for training of its own.
+
+        Entering waits until the device can be spared; a server that is not there is waited for. `expected_s` is how
+        long a lease will last, as far as that is known, `weight` the part of the device beside other training, and
+        `poll_s` how long one call waits. `finish` is called before the device is given back, to wait for what it
+        still runs (`torch.cuda.synchronize`).
+        """
+        terms = LeaseTerms(client=name, weight=weight, expected_s=expected_s, poll_s=poll_s)
+        return Lease(self._run, self._sleep, terms, finish)
+
     def _run(self, call: Call[T]) -> T:
         exchange = Exchange(call, self._settings, self._clock())
         while True:
@@ -189,6 +215,25 @@ class Client:
         except httpx.RequestError as error:
             return exchange.failed(failure_of(error), self._clock())
         return exchange.answered(answer_of(response, body), self._clock())
+
+    def _listen(self, following: Following) -> Iterator[JobEvent]:
+        """Yield the events that one connection brings."""
+        try:
+            with self._spread.lend() as http:
+                request = httpx_request(http, self._settings, following.send())
+                with closing(http.send(request, stream=True, follow_redirects=False)) as response:
+                    if not response.is_success:
+                        following.refused(answer_of(response, response.read()), self._clock())
+                        return
+                    following.opened(response.headers)
+                    for chunk in response.iter_bytes():
+                        yield from following.received(chunk)
+                        if following.finished:
+                            return
+        except httpx.RequestError as error:
+            following.failed(failure_of(error), self._clock())
+        else:
+            following.closed(self._clock())
 
     def _read(self, response: httpx.Response, give_up: float | None) -> bytes:
         chunks: list[bytes] = []

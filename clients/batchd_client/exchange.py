@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Generic, TypeVar, assert_never
 
@@ -50,6 +50,8 @@ class Call(Generic[T]):
     """Error statuses that `parse` understands."""
     unreachable: Done[T] | None = None
     """The result where no answer can be had; None = an error. Such a call is tried once."""
+    repeatable: bool = True
+    """Whether it may be sent again when it is not known if the server has done it."""
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
@@ -127,7 +129,7 @@ class Exchange(Generic[T]):
         request = self._call.render(left_s)
         headers = {**self._settings.headers, "x-request-id": self._call.request_id, **request.headers}
         return Send(
-            request=EncodedRequest(method=request.method, path=request.path, headers=headers, body=request.body),
+            request=replace(request, headers=headers),
             wait_s=self._settings.read_timeout_s if left_s is None else left_s + GRACE_S,
         )
 
@@ -160,11 +162,11 @@ class Exchange(Generic[T]):
         if self._call.unreachable is not None and failure.kind is not FailureKind.REFUSED:
             return self._call.unreachable
         match failure.kind:
-            case FailureKind.LOST:
+            case FailureKind.LOST if self._call.repeatable:
                 return self._again(now, ConnectionFailed(self._with_attempts(failure.message)), None)
             case FailureKind.TIMED_OUT:
                 raise ConnectionFailed(failure.message) if self._deadline is None else self._late()
-            case FailureKind.REFUSED:
+            case FailureKind.LOST | FailureKind.REFUSED:
                 raise ConnectionFailed(failure.message)
             case FailureKind.GARBLED:
                 raise ProtocolError(failure.message)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 
@@ -11,6 +14,7 @@ from batchd_client.retry import RetryPolicy
 from batchd_client.wire import Answer
 
 CONNECT_TIMEOUT_S = 5.0
+CHUNK_BYTES = 256 * 1024
 
 LIMITS = httpx.Limits(
     max_connections=None,  # how much is sent at once is the caller's decision
@@ -49,13 +53,32 @@ def call_settings(
 def httpx_request(http: httpx.Client | httpx.AsyncClient, settings: CallSettings, send: Send) -> httpx.Request:
     """Return the attempt as httpx performs it."""
     connect_s = CONNECT_TIMEOUT_S if send.wait_s is None else min(CONNECT_TIMEOUT_S, send.wait_s)
+    headers = dict(send.request.headers)
+    content: bytes | Iterator[bytes] | AsyncIterator[bytes] | None = send.request.body or None
+    if send.request.file is not None:
+        headers["content-length"] = str(send.request.file.stat().st_size)
+        content = _chunks(send.request.file)
+        if isinstance(http, httpx.AsyncClient):
+            content = _read_aside(content)
     return http.build_request(
         send.request.method,
         settings.base_url + send.request.path,
-        headers=dict(send.request.headers),
-        content=send.request.body or None,
+        headers=headers,
+        content=content,
         timeout=httpx.Timeout(send.wait_s, connect=connect_s),
     )
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as source:
+        while chunk := source.read(CHUNK_BYTES):
+            yield chunk
+
+
+async def _read_aside(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Read in a thread, so that a slow disk does not hold up the event loop."""
+    while chunk := await asyncio.to_thread(next, chunks, b""):
+        yield chunk
 
 
 def answer_of(response: httpx.Response, body: bytes) -> Answer:

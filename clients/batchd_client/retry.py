@@ -1,6 +1,7 @@
 """Decides whether and when a call is tried again. Pure: time and chance come in.
 
-Every call of this library may be repeated: inference has no effects, and loading a loaded model is no error.
+Almost every call may be repeated: inference has no effects, loading a loaded model is no error, and a submitted job
+carries a key. Those that may not say so (`Call.repeatable`), and are repeated only where the server has refused them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
 
 
@@ -13,13 +14,14 @@ class EncodedRequest:
     """A request ready to be sent, as often as wanted.
 
     `path` starts with `/` and is relative to the server's base URL. `headers` lack what belongs to the connection
-    (Host, Content-Length, Authorization).
+    (Host, Content-Length, Authorization). Where there is a `file`, its contents are the body, read as they are sent.
     """
 
     method: str
     path: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: bytes = b""
+    file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

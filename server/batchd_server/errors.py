@@ -5,8 +5,10 @@
       Unauthorized          401
       Forbidden             403
       NotFound              404   unknown model, version or resource
+      Conflict              409   does not go with the resource's state
       TooLarge              413   body, item or batch over a limit
       UnsupportedEncoding   415
+      Unprocessable         422   understood, but it cannot work; names the field
       QueueFull             429   + Retry-After
       DeadlineInfeasible    429   + Retry-After: would be late behind the present backlog
       ModelFailed           500   the model raised; nothing else is affected
@@ -68,6 +70,13 @@ class NotFound(ServingError):
     code = "not_found"
 
 
+class Conflict(ServingError):
+    """Does not go with the state that the resource is in."""
+
+    status = 409
+    code = "conflict"
+
+
 class TooLarge(ServingError):
     """Over a limit that waiting does not change."""
 
@@ -80,6 +89,13 @@ class UnsupportedEncoding(ServingError):
 
     status = 415
     code = "unsupported_encoding"
+
+
+class Unprocessable(ServingError):
+    """Understood, but what it describes cannot work."""
+
+    status = 422
+    code = "unprocessable"
 
 
 class QueueFull(ServingError):
@@ -131,8 +147,10 @@ ERROR_TYPES: dict[int, type[ServingError]] = {
         Unauthorized,
         Forbidden,
         NotFound,
+        Conflict,
         TooLarge,
         UnsupportedEncoding,
+        Unprocessable,
         QueueFull,
         ModelFailed,
         Unavailable,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from batchd_server.models.digit_lines import DigitLines, train
 from batchd_server.models.digit_lines.model import WEIGHTS_FILE
@@ -42,6 +45,23 @@ def test_training_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     torch.set_num_threads(threads)
     assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS_FILE.name, CARD_FILE.name}
     assert before == WEIGHTS_FILE.read_bytes()
+
+
+def test_the_scans_are_those_that_scikit_learn_hands_out() -> None:
+    bundle = load_digits()
+    parts = [(part.images, part.labels) for part in split_scans()]
+    expected = [((bundle.images / 16).astype(np.float32), bundle.target)]
+    ours, theirs = (
+        sorted((image.tobytes(), int(label)) for scans in halves for image, label in zip(*scans, strict=True))
+        for halves in (parts, expected)
+    )
+    assert ours == theirs
+
+
+def test_a_job_that_opens_the_scans_does_not_wait_for_scikit_learn() -> None:
+    program = "import sys; from batchd_server.models.digit_lines.scans import scan_lines; scan_lines(0, 1)"
+    done = subprocess.run([sys.executable, "-c", f"{program}; sys.exit('sklearn' in sys.modules)"], check=False)
+    assert done.returncode == 0
 
 
 def test_no_held_out_scan_is_a_training_scan() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("serve", "check-config", "demo", "loadtest", "bench")
+COMMANDS = ("serve", "check-config", "demo", "loadtest", "train", "bench")
 HIDE = """
 import importlib.abc, runpy, sys
 class Hidden(importlib.abc.MetaPathFinder):
@@ -73,7 +73,9 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("version",), ("loadtest", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("version",), ("loadtest", "--help"), ("train", "submit", "--help")]
+)
 def test_what_needs_no_daemon_runs_without_its_packages(arguments: tuple[str, ...]) -> None:
     done = batchd(
         *arguments, hidden=("torch", "fastapi", "starlette", "pydantic_settings", "zmq", "sklearn", "matplotlib")

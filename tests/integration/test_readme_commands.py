@@ -94,7 +94,7 @@ def test_shell_commands_run(served: tuple[str, Path, str]) -> None:
                 pytest.skip("curl is not installed")
             run(words, folder)
         elif words[0] == "batchd":
-            target = ["--url", f"http://{address}"] if words[1] == "loadtest" else []
+            target = ["--url", f"http://{address}"] if words[1] in {"loadtest", "train"} else []
             more = [word for option, extra in SHORTER.items() if option in words for word in extra]
             assert run([sys.executable, "-m", "batchd_server.cli.main", *words[1:], *target, *more], folder).strip()
         else:

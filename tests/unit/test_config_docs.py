@@ -16,6 +16,7 @@ from batchd_server.config.settings import (
     ServerSettings,
     SimulatedDeviceSettings,
     StateSettings,
+    TrainingSettings,
 )
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -30,6 +31,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encod
         ("[models.NAME]", ModelSettings),
         ("[models.NAME.batching]", BatchingSettings),
         ("[state]", StateSettings),
+        ("[training]", TrainingSettings),
     ],
 )
 def test_every_setting_is_in_the_table_of_its_section_and_nothing_else(heading: str, section: type[Section]) -> None:
@@ -38,7 +40,7 @@ def test_every_setting_is_in_the_table_of_its_section_and_nothing_else(heading: 
     assert rows == list(section.model_fields)
 
 
-@pytest.mark.parametrize("section", [ServerSettings, DeviceSettings])
+@pytest.mark.parametrize("section", [ServerSettings, DeviceSettings, TrainingSettings])
 def test_simple_defaults_are_the_ones_in_the_tables(section: type[Section]) -> None:
     for name, field in section.model_fields.items():
         if field.default is not None and not isinstance(field.default, Section):

@@ -54,7 +54,10 @@ def test_variables_reach_into_the_table_of_a_model(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("[servr]\n", "servr: unknown key; did you mean server? allowed: defaults, device, models, server, state"),
+        (
+            "[servr]\n",
+            "servr: unknown key; did you mean server? allowed: defaults, device, models, server, state, training",
+        ),
         (
             "[device]\nname = 'gpu'\n",
             "device.name: must be auto, cpu, cuda, cuda:N for device N, or simulated, got 'gpu'",

@@ -16,6 +16,7 @@ class Lane:
     """Stands for httpx's transport: what was made first never answers, all others do."""
 
     made: list[Lane]
+    status = 200
 
     def __init__(self, **_settings: object) -> None:
         self.silent = not Lane.made
@@ -27,7 +28,7 @@ class Lane:
         self.asked.set()
         if self.silent:
             await asyncio.get_running_loop().create_future()
-        return httpx.Response(200, stream=httpx.ByteStream(b"{}"))
+        return httpx.Response(self.status, stream=httpx.ByteStream(b"{}"))
 
     async def aclose(self) -> None:
         self.closed = True
@@ -63,3 +64,18 @@ def test_a_request_that_was_given_up_leaves_a_fresh_connection(lanes: list[Lane]
 
     assert [exchange.outcome for exchange in asyncio.run(run())] == ["timeout", "200"]
     assert len(lanes) == 2
+
+
+def test_good_answers_are_shown_to_who_wants_to_read_them(lanes: list[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Payload, bytes]] = []
+    Lane()  # the silent one
+
+    async def run() -> list[bool]:
+        target = Target(url="http://host")
+        async with Connections(target, read=lambda payload, _, body: seen.append((payload, body))) as connections:
+            good = await connections.send(PAYLOAD)
+            monkeypatch.setattr(Lane, "status", 503)
+            return [good.ok, (await connections.send(PAYLOAD)).ok]
+
+    assert asyncio.run(run()) == [True, False]
+    assert seen == [(PAYLOAD, b"{}")]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import httpx
 
@@ -22,15 +23,22 @@ from batchd_client.loadtest.payload import Payload
 from batchd_client.loadtest.sample import NO_TIMING, Exchange
 from batchd_client.loadtest.target import Target
 
+Read: TypeAlias = Callable[[Payload, Mapping[str, str], bytes], None]
+"""Sees every answer with status 200: what was asked, the answer's headers and its body."""
+
 _KEEPALIVE_S = 3.0
 """Shorter than the 5 s after which common servers close an idle connection, so as not to race them."""
 
 
 class Connections:
-    """Sends payloads over at most `target.max_connections` connections. Lives within one event loop."""
+    """Sends payloads over at most `target.max_connections` connections. Lives within one event loop.
 
-    def __init__(self, target: Target) -> None:
+    Answers are not looked into, unless there is a `read`; what that costs is the generator's time, not the requests'.
+    """
+
+    def __init__(self, target: Target, *, read: Read | None = None) -> None:
         self._target = target
+        self._read = read
         # One for all lanes: a transport left to itself makes its own, which takes longer than a request.
         secure = target.url.startswith("https")
         self._tls = httpx.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -61,7 +69,7 @@ class Connections:
         lane = await self._acquire()
         whole = False
         try:
-            exchange = await self._exchange(lane, request, waited)
+            exchange = await self._exchange(lane, payload, request, waited)
             whole = exchange.answered
             return exchange
         finally:
@@ -70,7 +78,9 @@ class Connections:
             else:
                 await self._replace(lane)
 
-    async def _exchange(self, lane: httpx.AsyncHTTPTransport, request: httpx.Request, waited: bool) -> Exchange:
+    async def _exchange(
+        self, lane: httpx.AsyncHTTPTransport, payload: Payload, request: httpx.Request, waited: bool
+    ) -> Exchange:
         now = asyncio.get_running_loop().time
         sent = now()
         try:
@@ -87,6 +97,8 @@ class Connections:
             return _failure(sent, now(), outcome, str(error) or type(error).__name__, waited)
         done = now()
         ok = response.status_code == 200
+        if ok and self._read is not None:
+            self._read(payload, response.headers, body)
         code, message = ("", "") if ok else _reason(response, body)
         return Exchange(
             sent=sent,

@@ -15,16 +15,16 @@ FORMATS = (".png", ".svg", ".pdf")
 _GOOD, _SERVICE, _BAD, _LIMIT = "#1f6fb4", "#8c8c8c", "#c8372d", "#d98c00"
 
 
-def check_plotting(path: Path | None = None) -> None:
-    """Make sure that a plot can be drawn before a run is spent on it.
+def check_plotting(path: Path | None = None, option: str = "--plot") -> None:
+    """Make sure that a plot can be drawn before a run is spent on it; `option` is the one that asks for it.
 
     Raises:
         ValueError: matplotlib is not installed, or the file's ending is none of `FORMATS`.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'batchd[plot]'")
+        raise ValueError(f"{option} needs matplotlib: pip install 'batchd[plot]'")
     if path is not None and path.suffix.lower() not in FORMATS:
-        raise ValueError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
+        raise ValueError(f"{option} {path}: the name must end in {', '.join(FORMATS)}")
 
 
 def plot_reports(reports: Sequence[LoadReport], path: Path, title: str) -> None:

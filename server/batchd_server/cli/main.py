@@ -63,6 +63,12 @@ SUBCOMMANDS = (
         summary="Report what padding a data set's batches carry.",
     ),
     Subcommand(
+        name="train",
+        target="batchd_server.cli.train:app",
+        extras=None,
+        summary="Train models on a running daemon's device.",
+    ),
+    Subcommand(
         name="bench",
         target="batchd_server.cli.bench:app",
         extras="server,text",

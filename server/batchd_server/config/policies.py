@@ -10,9 +10,10 @@ from batchd.budget import BudgetPolicy
 from batchd.controller import Controller
 from batchd.device_scheduler import DeviceScheduler
 from batchd.ladder import Boundaries, Ladder, Learned, Multiples, Proportional
+from batchd.leasing import TrainingPolicy
 from batchd.policy import Layout, ModelPolicy, PadTo, Window
 from batchd.scheduler import Scheduler
-from batchd_server.config.settings import BatchingSettings, DeviceSettings, LadderSettings
+from batchd_server.config.settings import BatchingSettings, DeviceSettings, LadderSettings, TrainingSettings
 
 
 def model_policy(
@@ -73,21 +74,38 @@ def _values(batching: BatchingSettings, defaults: BatchingSettings, model_class:
     return values
 
 
-def budget_policy(device: DeviceSettings) -> BudgetPolicy:
-    """Return what the operator allows of the device's memory."""
-    return BudgetPolicy(limit_fraction=device.memory_fraction, safety_bytes=device.memory_reserve_bytes)
+def budget_policy(device: DeviceSettings, training: TrainingSettings | None = None) -> BudgetPolicy:
+    """Return what the operator allows of the device's memory.
+
+    In a spatial split batches and microbatches run at the same time, so each may take half of what is free.
+    """
+    split = training is not None and training.split == "space"
+    return BudgetPolicy(
+        limit_fraction=device.memory_fraction,
+        safety_bytes=device.memory_reserve_bytes,
+        headroom_share=0.5 if split else 1.0,
+    )
 
 
-def scheduler_for(device: DeviceSettings) -> DeviceScheduler:
+def training_controller(device: DeviceSettings, training: TrainingSettings) -> Controller:
+    """Return what lends to training the cores that it has to itself."""
+    return Controller(budget_policy(device, training), _training_policy(training))
+
+
+def scheduler_for(device: DeviceSettings, training: TrainingSettings | None = None) -> DeviceScheduler:
     """Return what decides on the device: the controller, or a classic rule per model."""
-    budget = budget_policy(device)
+    budget = budget_policy(device, training)
     if device.policy == ADAPTIVE:
-        return Controller(budget)
+        return Controller(budget, _training_policy(training or TrainingSettings()))
 
     def rule(policy: ModelPolicy) -> Scheduler:
         return parse_rule(device.policy, slo_s=policy.slo_s, max_batch_size=policy.max_batch_size)()
 
     return Fleet(rule, budget)
+
+
+def _training_policy(training: TrainingSettings) -> TrainingPolicy:
+    return TrainingPolicy(priority=training.priority, share_max=training.share_max)
 
 
 def _ladder(settings: LadderSettings) -> Ladder:

@@ -211,6 +211,48 @@ class StateSettings(Section):
         return _path(value)
 
 
+class TrainingSettings(Section):
+    """`[training]`: jobs that share the device."""
+
+    database: str | None = None
+    """A SQLAlchemy URL for jobs and datasets; None = SQLite in the state directory."""
+    data_root: Path | None = None
+    """Datasets may be named by a path below it; None = uploads only."""
+    uploads_max_bytes: int = Field(default=2**30, gt=0)
+    """Largest dataset that may be uploaded."""
+    share_max: float = Field(default=1.0, gt=0, le=1)
+    """Largest share of the device's time that all training together may have."""
+    priority: float = Field(default=1.0, ge=0, le=1)
+    """0: only while nothing waits. 1: all the time that the waiting items' deadlines leave."""
+    split: Literal["time", "space"] = "time"
+    """time: between the batches of inference. space: beside them, on CPU cores of its own."""
+    threads: int = Field(default=1, ge=1, le=1024)
+    """torch's intra-op threads for training in a spatial split."""
+
+    @property
+    def own_threads(self) -> int:
+        """Threads that training has to itself: none in a time split."""
+        return self.threads if self.split == "space" else 0
+
+    @field_validator("database")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        from sqlalchemy.engine import make_url  # noqa: PLC0415 - few need it, and it takes time to import
+        from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+        if value is not None:
+            try:
+                make_url(value)
+            except (ArgumentError, ValueError):
+                raise ValueError("must be a SQLAlchemy URL, such as sqlite:////var/lib/batchd/jobs.sqlite3") from None
+        return value
+
+    @field_validator("data_root", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: Any) -> Any:
+        return _path(value)
+
+
 DEFAULT_MODELS: dict[str, ModelSettings] = {
     "digit-lines": ModelSettings(entrypoint="batchd_server.models.digit_lines:DigitLines"),
 }
@@ -228,3 +270,16 @@ class Settings(BaseSettings):
     defaults: DefaultsSettings = DefaultsSettings()
     models: dict[ModelName, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS))
     state: StateSettings = StateSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @field_validator("training")
+    @classmethod
+    def _can_be_split(cls, value: TrainingSettings, info: ValidationInfo) -> TrainingSettings:
+        device = info.data.get("device")
+        if value.split == "time" or not isinstance(device, DeviceSettings):
+            return value
+        if device.name not in ("cpu", "auto"):
+            raise ValueError(f'split "space" divides the cores of a CPU, but device.name is "{device.name}"')
+        if device.policy != ADAPTIVE:
+            raise ValueError(f'split "space" needs device.policy "{ADAPTIVE}": "{device.policy}" does not train')
+        return value

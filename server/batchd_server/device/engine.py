@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, assert_never
 
 from batchd.baselines import ADAPTIVE
+from batchd.controller import Controller
+from batchd.decision import RunMicrobatch
 from batchd_server.config.policies import scheduler_for
 from batchd_server.config.settings import Settings
 from batchd_server.device.announcing import Announcing, process_lives
 from batchd_server.device.answering import Answering
 from batchd_server.device.controls import Controls
 from batchd_server.device.executor import Executor
+from batchd_server.device.external_leases import ExternalLeases
 from batchd_server.device.learned_state import LearnedState
 from batchd_server.device.loader import Loader
 from batchd_server.device.memory.sampler import TelemetrySampler
@@ -30,6 +33,12 @@ from batchd_server.device.questions import Questions
 from batchd_server.device.repository import Caller, Repository
 from batchd_server.device.selection import SelectedDevice
 from batchd_server.device.serving import Serving
+from batchd_server.device.training.journal import JobsSeen, SnapshotSaved, TrainerFailed, TrainerReady
+from batchd_server.device.training.promotion import PromotedWeights
+from batchd_server.device.training.promotion_work import Adopted, PromotionSettled
+from batchd_server.device.training.quantum_work import TrainDone
+from batchd_server.device.training.spatial_split import SpatialSplit
+from batchd_server.device.training.training_side import TrainingEvent, TrainingSide
 from batchd_server.device.work import BatchDone, DeviceLost, Loaded, LoadFailed, ReleaseDone, WarmUpDone
 from batchd_server.errors import ServingError, Unavailable
 from batchd_server.link.codec import Frame
@@ -47,6 +56,7 @@ from batchd_server.link.messages import (
 )
 from batchd_server.observe.arrival_trace import ArrivalTrace
 from batchd_server.observe.instruments import Instruments
+from batchd_server.training.places import Places
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +69,9 @@ class Stop:
     """Finish what was admitted, then end."""
 
 
-Event: TypeAlias = BatchDone | WarmUpDone | ReleaseDone | DeviceLost | Loaded | LoadFailed | Telemetry | Stop
+Event: TypeAlias = (
+    BatchDone | WarmUpDone | ReleaseDone | DeviceLost | Loaded | LoadFailed | Telemetry | TrainingEvent | Stop
+)
 
 
 class Endpoint(Protocol):
@@ -91,6 +103,7 @@ class Engine:
         device: SelectedDevice,
         endpoint: Endpoint,
         instruments: Instruments,
+        places: Places,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,18 +112,42 @@ class Engine:
         self._clock = clock
         self._drain_timeout_s = settings.server.drain_timeout_s
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        split = SpatialSplit.of(settings, device, self.post)
         self._executor = Executor(
-            device.torch_device, device.peaks, self.post, pace=device.pace, telemetry=device.telemetry
+            device.torch_device,
+            device.peaks,
+            self.post,
+            pace=device.pace,
+            telemetry=device.telemetry,
+            threads=device.info.threads,
         )
-        self._loader = Loader(settings, device.torch_device, self.post, device.peaks.hold)
-        self._sampler = TelemetrySampler(device.telemetry, resident=self._executor.resident, deliver=self.post)
-        self._controller = scheduler_for(settings.device)
+        self._loader = Loader(
+            settings, device.torch_device, self.post, device.peaks.hold, PromotedWeights(places.promoted)
+        )
+        # beside training there is no moment in which nothing runs: what is held when the sampler looks is resident
+        resident = self._executor.resident if split is None else lambda: None
+        self._sampler = TelemetrySampler(device.telemetry, resident=resident, deliver=self.post)
+        self._controller = scheduler_for(settings.device, settings.training)
         self._instruments = instruments
         self._answering = Answering(endpoint.send)
         self._announcing = Announcing(endpoint.send, process_lives=process_lives)
         self._trace = ArrivalTrace(settings.state.trace)
-        self._serving = Serving(self._controller, self._answering, instruments, self._executor.submit, self._trace)
+        leases = self._controller.leases if isinstance(self._controller, Controller) else None
+        self._external = ExternalLeases(leases, self._controller.report, self._reply)
+        self._serving = Serving(
+            self._controller, self._answering, instruments, self._executor.submit, self._trace, self._lend
+        )
         self._repository = Repository((name, model.load) for name, model in settings.models.items())
+        self._training = TrainingSide(
+            places,
+            device,
+            self._controller,
+            self._repository,
+            self._executor.submit,
+            self.post,
+            self._reply,
+            split,
+        )
         self._lifecycle = ModelLifecycle(
             self._repository,
             self._controller,
@@ -140,8 +177,11 @@ class Engine:
             repository=self._repository,
             serving=self._serving,
             instruments=instruments,
+            split=split,
         )
-        self._controls = Controls(self._questions, self._lifecycle, self._announcing.pids, self._reply)
+        self._controls = Controls(
+            self._questions, self._lifecycle, self._external, self._training, self._announcing.pids, self._reply
+        )
         self._drained_by: float | None = None  # None while serving
         self._save_at = 0.0
 
@@ -155,6 +195,7 @@ class Engine:
         self._executor.start()
         self._loader.start()
         self._sampler.start()
+        self._training.start()
         self._lifecycle.start()
         self._save_at = self._clock() + SAVE_INTERVAL_S
 
@@ -172,7 +213,8 @@ class Engine:
             for each in received:
                 self._take(each, now)
             self._take_events(now)
-            wake_at = self._serving.decide(now)
+            self._external.tick(now)
+            wake_at = min(self._serving.decide(now), self._training.decide(now), self._external.wake_at)
             for front in self._answering.flush():
                 self._forget(front)
             self._announce(now)
@@ -187,7 +229,11 @@ class Engine:
         self._lifecycle.save()
         self._trace.close()
         self._sampler.stop()
-        ended = (self._executor.stop(STOP_TIMEOUT_S), self._loader.stop(STOP_TIMEOUT_S))
+        ended = (
+            self._executor.stop(STOP_TIMEOUT_S),
+            self._loader.stop(STOP_TIMEOUT_S),
+            self._training.stop(STOP_TIMEOUT_S),
+        )
         return all(ended)
 
     # ---- inside ------------------------------------------------------------------------------------------------------
@@ -230,12 +276,30 @@ class Engine:
                 case Telemetry():
                     self._questions.telemetry = event
                     self._controller.observe(event.memory)
+                    self._training.observe(event.memory)
+                case (
+                    TrainDone()
+                    | Adopted()
+                    | PromotionSettled()
+                    | JobsSeen()
+                    | SnapshotSaved()
+                    | TrainerReady()
+                    | TrainerFailed()
+                ):
+                    self._training.take(event)
                 case DeviceLost(reason=reason):
                     raise DeviceLostError(reason)
                 case Stop():
                     self._drain(now)
                 case never:
                     assert_never(never)
+
+    def _lend(self, lease: RunMicrobatch, now: float) -> None:
+        """Give the device to whoever trains: a job, or a process of its own."""
+        if self._training.owns(lease):
+            self._training.lend(lease)
+        else:
+            self._external.lend(lease, now)
 
     def _reply(self, caller: Caller, result: Any, error: ServingError | None = None) -> None:
         described = None if error is None else (error.status, error.code, error.message)
@@ -259,17 +323,21 @@ class Engine:
         log.info("front %s is gone", front.decode(errors="replace"))
         self._announcing.forget(front)
         self._serving.forget_front(front)
+        self._external.forget_front(front)
 
     def _drain(self, now: float) -> None:
         if self._drained_by is None:
             log.info("finishing %d admitted items", self._serving.num_open)
             self._drained_by = now + self._drain_timeout_s
             self._controller.drain()
+            self._external.drain()
+            self._training.drain()
 
     def _drained(self) -> bool:
         if self._drained_by is None:
             return False
-        return not (self._serving.num_open or self._serving.busy) or self._clock() >= self._drained_by
+        open_still = self._serving.num_open or self._serving.busy or self._training.busy
+        return not open_still or self._clock() >= self._drained_by
 
     def _save(self, now: float) -> None:
         self._trace.flush(now)

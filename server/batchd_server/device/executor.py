@@ -5,7 +5,6 @@ It must not know what a client, a deadline or a batch policy is.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import queue
@@ -18,7 +17,6 @@ from typing import assert_never, cast
 
 import torch
 
-from batchd.budget import MemoryReading
 from batchd.item import Shape, num_elements
 from batchd.load import Load
 from batchd.outcome import Completed, Failed, OutOfMemory
@@ -27,6 +25,11 @@ from batchd_server.device.failures import Failure, FailureKind, WrongAnswers, cl
 from batchd_server.device.memory.prediction import predict_peaks
 from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter, TelemetrySource
 from batchd_server.device.pace import OwnPace, Pace
+from batchd_server.device.recovery import Recovery
+from batchd_server.device.torch_threads import use_torch_threads
+from batchd_server.device.training.promotion_work import Promotion
+from batchd_server.device.training.quantum_run import adopt, run_quantum
+from batchd_server.device.training.quantum_work import TrainWork
 from batchd_server.device.work import (
     BatchDone,
     BatchWork,
@@ -64,17 +67,20 @@ class Executor:
         *,
         pace: Pace | None = None,
         telemetry: TelemetrySource | None = None,
+        threads: int | None = None,
+        name: str = "executor",
     ) -> None:
         self._device = device
         self._peaks = peaks
         self._deliver = deliver
         self._pace = pace or OwnPace()
-        self._telemetry = telemetry
+        self._recovery = Recovery(device, peaks, telemetry)
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._seen: set[Cell] = set()
         self._resident: int | None = None
         self._resident_at = -RESIDENT_INTERVAL_S
-        self._thread = threading.Thread(target=self._main, name="executor", daemon=True)
+        self._threads = threads  # of torch; None: as many as whoever set them last
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to take work."""
@@ -97,10 +103,12 @@ class Executor:
     def _main(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
+        if self._threads is not None:
+            use_torch_threads(self._threads)
         with torch.no_grad():  # not inference_mode: the ledger could not see into composite ops
             while (work := self._inbox.get()) is not None:
                 done = self._perform(work)
-                self._note_resident(always=not isinstance(work, BatchWork))
+                self._note_resident(always=not isinstance(work, (BatchWork, TrainWork)))
                 del work
                 self._deliver(done)
                 del done
@@ -114,8 +122,12 @@ class Executor:
             case ReleaseWork():
                 self._seen = {cell for cell in self._seen if cell[0] != work.name}
                 self._peaks.forget(work.name)
-                self._release()
+                self._recovery.release()
                 return ReleaseDone(name=work.name)
+            case TrainWork():
+                return run_quantum(work, self._peaks, self._recovery)
+            case Promotion():
+                return adopt(work, self._recovery)
             case _:
                 assert_never(work)
 
@@ -147,18 +159,18 @@ class Executor:
         self, work: BatchWork, failure: Failure, measurement: Measurement, started: float
     ) -> BatchDone | DeviceLost:
         log.warning("%s: batch of %d, %d elements: %s", work.name, len(work.items), work.elements, failure.message)
-        if self._lost(failure):
+        if self._recovery.lost(failure):
             return DeviceLost(failure.message)
         if failure.kind is FailureKind.OUT_OF_MEMORY:
-            self._release()
+            self._recovery.release()
             outcome = OutOfMemory(
-                batch_id=work.batch_id, peak_bytes=measurement.peak_bytes, reading=self._fresh_reading()
+                batch_id=work.batch_id, peak_bytes=measurement.peak_bytes, reading=self._recovery.fresh_reading()
             )
             return BatchDone(work=work, outcome=outcome, started=started, finished=time.monotonic())
         answers: list[Tensors | Failure] = [failure] if len(work.items) == 1 else []
         while len(answers) < len(work.items):
             alone = self._alone(work.model, work.items[len(answers)], work.padded_shape)
-            if isinstance(alone, Failure) and self._lost(alone):
+            if isinstance(alone, Failure) and self._recovery.lost(alone):
                 return DeviceLost(alone.message)
             answers.append(alone)
         return BatchDone(
@@ -174,7 +186,7 @@ class Executor:
         attempt, _ = self._measured(None, model, (item,), padded_shape)
         if isinstance(attempt, Failure):
             if attempt.kind is FailureKind.OUT_OF_MEMORY:
-                self._release()
+                self._recovery.release()
             return attempt
         return attempt[0][0]
 
@@ -185,9 +197,9 @@ class Executor:
             cell = (work.name, count, ())
             attempt, _ = self._measured(cell, work.model, (first.item,) * count, lies(work.layouts[0], first))
             if isinstance(attempt, Failure):
-                if self._lost(attempt):
+                if self._recovery.lost(attempt):
                     return DeviceLost(attempt.message)
-                self._release()
+                self._recovery.release()
                 return WarmUpDone(work=work, failure=attempt)
         layout = self._fastest_layout(work) if len(work.layouts) > 1 else work.layouts[0]
         done = layout if isinstance(layout, DeviceLost) else self._calibrate(work, layout)
@@ -213,9 +225,9 @@ class Executor:
                 for items, padded_shape in batches:
                     attempt, _ = self._measured(None, work.model, items, padded_shape)
                     if isinstance(attempt, Failure):
-                        if self._lost(attempt):
+                        if self._recovery.lost(attempt):
                             return DeviceLost(attempt.message)
-                        self._release()
+                        self._recovery.release()
                         log.info("%s: no %s batches: %s", work.name, layout, attempt.message)
                         return work.layouts[0]
                     seconds += attempt[1].total_s
@@ -232,9 +244,9 @@ class Executor:
                     return WarmUpDone(work=work, failure=None, calibration=tuple(runs), layout=layout)
                 attempt, _ = self._measured(None, work.model, (example.item,) * count, lies(layout, example))
                 if isinstance(attempt, Failure):  # larger than the device or the model takes: traffic will tell
-                    if self._lost(attempt):
+                    if self._recovery.lost(attempt):
                         return DeviceLost(attempt.message)
-                    self._release()
+                    self._recovery.release()
                     return WarmUpDone(work=work, failure=None, calibration=tuple(runs), layout=layout)
                 if warm:
                     seconds = attempt[1].total_s
@@ -268,10 +280,10 @@ class Executor:
         else:
             batch = model.collate(items, padded_shape)
         measurement.adopt(batch)
-        self._synchronise()
+        self._recovery.synchronise()
         collated = time.monotonic()
         outputs = model.run(batch)
-        self._synchronise()
+        self._recovery.synchronise()
         ran = time.monotonic()
         answers = model.split(outputs, items)
         if len(answers) != len(items):
@@ -287,39 +299,6 @@ class Executor:
         self._pace.keep(start, load)
         waited = time.monotonic() - split
         return answers, Stages(collate_s=collated - start, run_s=ran - collated + waited, split_s=split - ran)
-
-    def _synchronise(self) -> None:
-        """Wait for the kernels, so that the time is the device's and an error belongs to this batch."""
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
-
-    def _lost(self, failure: Failure) -> bool:
-        """Whether the device is poisoned: some errors say so, others show it by the next call failing too."""
-        if failure.kind is FailureKind.DEVICE_LOST:
-            return True
-        if failure.kind is FailureKind.OUT_OF_MEMORY or self._device.type != "cuda":
-            return False
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError:
-            return True
-        return False
-
-    def _release(self) -> None:
-        """Give back what the failed batch held. Called where no exception refers to it any more."""
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _fresh_reading(self) -> MemoryReading | None:
-        """Look at the device now that the failed batch is gone; the sampler may have looked before it was in need."""
-        if self._telemetry is None:
-            return None
-        try:
-            return self._telemetry.read(self._peaks.resident()).memory
-        except (OSError, RuntimeError) as error:
-            log.warning("the device's memory cannot be read: %s", error)
-            return None
 
     def _note_resident(self, *, always: bool) -> None:
         now = time.monotonic()

@@ -13,10 +13,12 @@ from batchd_server.config.policies import layouts_to_try, model_policy
 from batchd_server.config.settings import Settings
 from batchd_server.device.failures import describe
 from batchd_server.device.memory.ledger import tensors_in
+from batchd_server.device.training.promotion import PromotedWeights
 from batchd_server.device.warmup import example_items, planned_batches
 from batchd_server.device.work import Loaded, LoadFailed
 from batchd_server.models.loading import ModelLoadError, construct
 from batchd_server.models.protocol import Model
+from batchd_server.models.trainable import Trainable
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,12 @@ class Loader:
         device: torch.device,
         deliver: Callable[[Loaded | LoadFailed], None],
         hold: Callable[[Iterable[torch.Tensor]], None],
+        promoted: PromotedWeights | None = None,
     ) -> None:
         self._settings = settings
         self._device = device
         self._hold = hold
+        self._promoted = promoted
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="loader", daemon=True)
@@ -75,6 +79,7 @@ class Loader:
         policy = model_policy(settings.batching, self._settings.defaults.batching, type(model))
         with torch.no_grad():
             model.load(self._device)
+            self._promote(name, model)
         self._hold(weights_of(model))
         return Loaded(
             name=name,
@@ -85,6 +90,17 @@ class Loader:
             planned=planned_batches(model, policy),
             layouts=layouts_to_try(settings.batching, self._settings.defaults.batching, type(model)),
         )
+
+    def _promote(self, name: str, model: Model) -> None:
+        """Serve with the weights that the model was last promoted to, if it was."""
+        if self._promoted is None or not isinstance(model, Trainable):
+            return
+        try:
+            weights = self._promoted.serving(name)
+            if weights is not None:
+                model.adopt(weights)
+        except Exception as error:  # noqa: BLE001 - its own weights are better than none
+            log.error("model %s serves with its own weights, not with those promoted: %s", name, describe(error))
 
 
 def resident_bytes(model: Model) -> int | None:

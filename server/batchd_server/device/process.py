@@ -21,6 +21,7 @@ from batchd_server.observe.instruments import Instruments
 from batchd_server.observe.logs import configure_logging
 from batchd_server.observe.metrics import Metrics
 from batchd_server.observe.model_statistics import ModelStatistics
+from batchd_server.training.places import Places
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     server = bootstrap.settings.server
     configure_logging("device", level=server.log_level, form=server.log_format)
     try:
-        device = select_device(bootstrap.settings.device)
+        device = select_device(bootstrap.settings.device, training_threads=bootstrap.settings.training.own_threads)
     except ValueError as error:
         log.error("%s", error)
         return EXIT_SETTINGS
     endpoint = DeviceEndpoint(bootstrap.link_address)
-    engine = Engine(bootstrap.settings, device, endpoint, instruments_for(bootstrap.settings, device.info))
+    instruments = instruments_for(bootstrap.settings, device.info)
+    places = Places.of(bootstrap.settings, bootstrap.link_address)
+    engine = Engine(bootstrap.settings, device, endpoint, instruments, places)
     signal.signal(signal.SIGTERM, lambda *_: engine.post(Stop()))
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # the supervisor has it ignored: it sends SIGTERM in time
         signal.signal(signal.SIGINT, lambda *_: engine.post(Stop()))

@@ -7,10 +7,12 @@ from typing import Any
 
 from batchd.device_scheduler import DeviceScheduler
 from batchd.leasing.lease_snapshot import LeaseSnapshot
+from batchd.snapshot import ControllerSnapshot
 from batchd_server.device.device_info import DeviceInfo
 from batchd_server.device.memory.telemetry import Telemetry
 from batchd_server.device.repository import Repository
 from batchd_server.device.serving import Serving
+from batchd_server.device.training.spatial_split import SpatialSplit
 from batchd_server.errors import BadRequest, NotFound
 from batchd_server.observe.instruments import Instruments
 
@@ -30,6 +32,7 @@ class Questions:
         repository: Repository,
         serving: Serving,
         instruments: Instruments,
+        split: SpatialSplit | None = None,
     ) -> None:
         self._incarnation = incarnation
         self._device = device
@@ -38,11 +41,12 @@ class Questions:
         self._repository = repository
         self._serving = serving
         self._instruments = instruments
+        self._split = split
         self.telemetry = Telemetry()
 
     def status(self, now: float) -> dict[str, Any]:
         """Return how everything stands."""
-        snapshot = self._controller.snapshot(now)
+        snapshot = self._snapshot(now)
         served = {model.name: model for model in snapshot.models}
         models = []
         for state in self._repository.states():
@@ -117,7 +121,7 @@ class Questions:
 
     def metrics(self, now: float) -> str:
         """Return Prometheus's text, with the gauges as they are now."""
-        snapshot = self._controller.snapshot(now)
+        snapshot = self._snapshot(now)
         metrics = self._instruments.metrics
         served = {model.name: model for model in snapshot.models}
         for state in self._repository.states():
@@ -129,6 +133,10 @@ class Questions:
         metrics.memory.show(self.telemetry, snapshot.budget_bytes, snapshot.headroom_bytes)
         metrics.leases.show(snapshot.leases)
         return metrics.exposition()
+
+    def _snapshot(self, now: float) -> ControllerSnapshot:
+        inference = self._controller.snapshot(now)
+        return inference if self._split is None else self._split.beside(inference, now)
 
 
 def _leases(leases: LeaseSnapshot, now: float) -> dict[str, Any]:

@@ -29,18 +29,20 @@ class SelectedDevice:
     pace: Pace = field(default_factory=OwnPace)
 
 
-def select_device(settings: DeviceSettings) -> SelectedDevice:
-    """Set up the configured device; `auto` is CUDA where there is one.
+def select_device(settings: DeviceSettings, *, training_threads: int = 0) -> SelectedDevice:
+    """Set up the configured device; `auto` is CUDA where there is one. Training has `training_threads` to itself.
 
     Raises:
-        ValueError: that device does not exist here.
+        ValueError: that device does not exist here, or has no threads to divide.
     """
     host = HostProbe()
-    threads = settings.threads or default_threads(host)
+    threads = settings.threads or max(1, default_threads(host) - training_threads)
     torch.set_num_threads(threads)
     name = settings.name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and training_threads:
+            raise ValueError('training.split "space" divides the cores of a CPU, but device.name "auto" is CUDA here')
     if name == "cpu":
         return _cpu(threads, host)
     if name == "simulated":

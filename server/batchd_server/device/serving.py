@@ -48,12 +48,14 @@ class Serving:
         instruments: Instruments,
         submit: Callable[[BatchWork], None],
         trace: ArrivalTrace,
+        lend: Callable[[RunMicrobatch, float], None] | None = None,
     ) -> None:
         self._trace = trace
         self._controller = controller
         self._answering = answering
         self._instruments = instruments
         self._submit = submit
+        self._lend = lend
         self._table = ItemTable()
         self._models: dict[str, tuple[Model, float]] = {}  # with the SLO in seconds
         self._ids = count(1)
@@ -148,8 +150,9 @@ class Serving:
                     self._expire(items, now)
                 case Wait(until=until):
                     return until
-                case RunMicrobatch():
-                    raise AssertionError("a lease was granted, but the daemon has no training tenants")
+                case RunMicrobatch() as lease:
+                    assert self._lend is not None, "a lease was granted, but nobody trains"
+                    self._lend(lease, now)
                 case never:
                     assert_never(never)
         return math.inf

@@ -9,6 +9,8 @@ from batchd.item import BatchId, Shape
 from batchd.outcome import Outcome
 from batchd.policy import Layout, ModelPolicy
 from batchd_server.device.failures import Failure
+from batchd_server.device.training.promotion_work import Adopted, Promotion
+from batchd_server.device.training.quantum_work import TrainDone, TrainWork
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
 
@@ -63,7 +65,7 @@ class ReleaseWork:
     name: str
 
 
-Work: TypeAlias = BatchWork | WarmUpWork | ReleaseWork
+Work: TypeAlias = BatchWork | WarmUpWork | ReleaseWork | TrainWork | Promotion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,4 +158,4 @@ class LoadFailed:
     reason: str
 
 
-Done: TypeAlias = BatchDone | WarmUpDone | ReleaseDone | DeviceLost
+Done: TypeAlias = BatchDone | WarmUpDone | ReleaseDone | TrainDone | Adopted | DeviceLost

@@ -18,6 +18,7 @@ from batchd_server.errors import ServingError
 from batchd_server.front.dispatcher import Dispatcher
 from batchd_server.front.error_responses import render_http_exception, render_serving_error, render_validation_error
 from batchd_server.front.native.decisions import decision_routes
+from batchd_server.front.native.leases import lease_routes
 from batchd_server.front.native.metrics import metrics_routes
 from batchd_server.front.native.status import status_routes
 from batchd_server.front.observer import NoObserver, Observer
@@ -30,6 +31,13 @@ from batchd_server.front.openai.models import model_list_routes
 from batchd_server.front.preparation import Preparation
 from batchd_server.front.request_ids import RequestIds
 from batchd_server.front.service import Front
+from batchd_server.front.training.dataset_routes import dataset_routes
+from batchd_server.front.training.fine_tuning import fine_tuning_routes
+from batchd_server.front.training.job_routes import job_routes
+from batchd_server.front.training.journal_routes import journal_routes
+from batchd_server.front.training.promotion_routes import promotion_routes
+from batchd_server.front.training.store_access import StoreAccess
+from batchd_server.training.places import Places
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -40,8 +48,9 @@ def create_app(
     *,
     observer: Observer | None = None,
     lifespan: Lifespan | None = None,
+    places: Places | None = None,
 ) -> FastAPI:
-    """Return the application that serves `settings.models` through `dispatcher`.
+    """Return the application that serves `settings.models` through `dispatcher`, with training jobs at `places`.
 
     `lifespan` is entered and left with the application; the dispatcher is not started or stopped here.
     """
@@ -50,6 +59,7 @@ def create_app(
         dispatcher=dispatcher,
         observer=observer or NoObserver(),
         preparation=Preparation(),
+        training=StoreAccess(places),
         started=time.time(),
         release=version("batchd"),
     )
@@ -59,6 +69,7 @@ def create_app(
         async with nullcontext() if lifespan is None else lifespan(app):
             yield
         front.preparation.close()
+        front.training.close()
 
     app = FastAPI(
         title="batchd",
@@ -78,6 +89,12 @@ def create_app(
         model_list_routes,
         status_routes,
         decision_routes,
+        job_routes,
+        dataset_routes,
+        journal_routes,
+        promotion_routes,
+        fine_tuning_routes,
+        lease_routes,
         metrics_routes,
     ):
         app.router.routes.extend(routes(front).routes)  # include_router would cost each request 9 us more

@@ -4,6 +4,7 @@
 |---|---|---|
 | `/v2...` | `{"error": "..."}` with `code`, `field`, `request_id` beside it | `application/json`, kserve compares |
 | `/v1/embeddings`, `/v1/models...` | OpenAI's `{"error": {"message", "type", "param", "code"}}` | `application/json` |
+| `/v1/fine_tuning...` | the same | |
 | all others | problem details, RFC 9457 | `application/problem+json` |
 """
 
@@ -24,6 +25,7 @@ from batchd_server.errors import ServingError, Unavailable
 
 DEFAULT_RETRY_AFTER_S = 1.0
 _RETRYABLE = {429, 503}
+_OPENAI_PATHS = ("/v1/embeddings", "/v1/models", "/v1/fine_tuning")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -50,7 +52,7 @@ def error_response(
             document["field"] = error.field
         if retry_after_ms is not None:
             document["retry_after_ms"] = retry_after_ms
-    elif _under(path, "/v1/embeddings") or _under(path, "/v1/models"):
+    elif any(_under(path, prefix) for prefix in _OPENAI_PATHS):
         default_type = "invalid_request_error" if status < 500 else "server_error"
         kind = _OPENAI_TYPES.get(status, default_type)
         document = {"error": {"message": error.message, "type": kind, "param": error.field, "code": error.code}}

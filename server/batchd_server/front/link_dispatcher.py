@@ -76,6 +76,7 @@ class LinkDispatcher:
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those that wait are still answered."""
         self._draining = True
+        self._calls.begin_drain()
 
     def abandon(self) -> None:
         """Tell whoever still waits that the server stops."""

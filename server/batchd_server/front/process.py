@@ -21,6 +21,7 @@ from batchd_server.front.link_dispatcher import LinkDispatcher
 from batchd_server.models.loading import construct
 from batchd_server.models.protocol import Model
 from batchd_server.observe.logs import configure_logging
+from batchd_server.training.places import Places
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,12 @@ async def serve(bootstrap: Bootstrap, models: Mapping[str, Model]) -> None:
     dispatcher = LinkDispatcher(bootstrap.link_address, models)
     server = Server(
         uvicorn.Config(
-            create_app(settings, dispatcher, observer=dispatcher),
+            create_app(
+                settings,
+                dispatcher,
+                observer=dispatcher,
+                places=Places.of(settings, bootstrap.link_address),
+            ),
             http="httptools",
             ws="none",
             lifespan="on",

@@ -18,6 +18,7 @@ from batchd_server.front.dispatcher import Dispatcher, InferenceAnswer, Inferenc
 from batchd_server.front.limits import content_encoding, inflate, read_body
 from batchd_server.front.observer import Observation, Observer
 from batchd_server.front.preparation import Preparation
+from batchd_server.front.training.store_access import StoreAccess
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Array, Tensors
 from batchd_server.models.validation import split_items
@@ -33,6 +34,7 @@ class Front:
     dispatcher: Dispatcher
     observer: Observer
     preparation: Preparation
+    training: StoreAccess
     started: float
     release: str
     """batchd's own version."""

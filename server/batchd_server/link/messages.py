@@ -57,7 +57,21 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
     """A question or an order that is not an inference; answered by `ControlReply` with the same `call`."""
 
     call: int
-    action: Literal["load", "unload", "status", "statistics", "metrics", "decisions"]
+    action: Literal[
+        "load",
+        "unload",
+        "status",
+        "statistics",
+        "metrics",
+        "decisions",
+        "training",
+        "promote",
+        "rollback",
+        "lease",
+        "lease_return",
+        "lease_drop",
+        "leases",
+    ]
     arguments: dict[str, Any] = {}
 
 

@@ -67,13 +67,20 @@ class PaddedModel(TensorModel):
 
     def collate(self, items: Sequence[Tensors], padded_shape: Shape) -> PaddedBatch:
         """Pad and stack: one host tensor and one copy to the device per input."""
+        return self.pad(items, padded_shape, self.device)
+
+    def pad(
+        self, items: Sequence[Tensors], padded_shape: Shape, device: torch.device, *, beside: Sequence[TensorSpec] = ()
+    ) -> PaddedBatch:
+        """Return a batch of the inputs, and of the tensors `beside` them (labels, say), which share their axes."""
         sizes = np.array([self.shape(item) for item in items], dtype=np.int64).reshape(len(items), len(self.axes))
         padded = dict(zip(self.axes, padded_shape, strict=True))
+        specs = (*self.batch_inputs, *beside)
         return PaddedBatch(
-            tensors={spec.name: to_device(self._stack(spec, items, padded), self.device) for spec in self.batch_inputs},
+            tensors={spec.name: to_device(self._stack(spec, items, padded), device) for spec in specs},
             axes=self.axes,
             padded_shape=padded_shape,
-            sizes=to_device(sizes, self.device),
+            sizes=to_device(sizes, device),
             has_padding=bool((sizes != np.array(padded_shape, dtype=np.int64)).any()),
         )
 

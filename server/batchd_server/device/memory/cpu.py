@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -82,15 +83,39 @@ class LedgerPeaks:
         return self._host.resident()
 
 
+class _FusedEncoder:
+    """torch's switch, which is one for all threads: off while anybody measures, then as it was."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._measuring = 0
+        self._before = True
+
+    def leave_out(self) -> None:
+        with self._lock:
+            if self._measuring == 0:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._measuring += 1
+
+    def put_back(self) -> None:
+        with self._lock:
+            self._measuring -= 1
+            if self._measuring == 0:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_FUSED_ENCODER = _FusedEncoder()
+
+
 @contextmanager
 def without_fused_encoder() -> Iterator[None]:
     """Run encoder layers op by op: the fused one would hide its temporaries from the ledger."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    _FUSED_ENCODER.leave_out()
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+        _FUSED_ENCODER.put_back()
 
 
 class LedgerMeasurement(Measurement):

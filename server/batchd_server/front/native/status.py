@@ -15,6 +15,7 @@ from batchd_server.front.documents import json_response, openapi
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.repository import model_states
 from batchd_server.front.service import Front
+from batchd_server.training.store import TrainingStore
 
 
 def status_routes(front: Front) -> APIRouter:
@@ -49,4 +50,13 @@ async def current_status(front: Front) -> dict[str, Any]:
         document["fronts"] = [*fronts, own]
     document["ready"] = state.connected and state.ready and not state.draining
     document["draining"] = state.draining
+    document["training"] = {"jobs": await _jobs(front), "share": (document.get("leases") or {}).get("share")}
     return document
+
+
+async def _jobs(front: Front) -> dict[str, int] | None:
+    """How many training jobs have each status that any has; None where the store cannot be asked."""
+    try:
+        return {status.value: number for status, number in (await front.training.call(TrainingStore.counts)).items()}
+    except Unavailable:
+        return None

@@ -10,15 +10,14 @@ from itertools import pairwise
 import torch
 from torch.nn import functional
 
-from batchd_server.models.digit_lines.scans import DIGIT_PIXELS
+from batchd_server.models.digit_lines.scans import DIGIT_PIXELS, NUM_CLASSES
 
-NUM_CLASSES = 10
 _CHANNELS = (24, 32, 40)
 _CELL = 2  # each digit is pooled to a cell of 2 x 2
 
 
 class DigitLineNetwork(torch.nn.Module):
-    """Three convolutions, adaptive pooling to one cell per digit, one linear layer per cell.
+    """Three convolutions, average pooling to one cell per digit, one linear layer per cell.
 
     Nothing is normalised over width or batch, and after every convolution what lies outside a line is zeroed: that is
     what a convolution sees beyond the edge of an unpadded line, so padding cannot change an answer.
@@ -41,6 +40,6 @@ class DigitLineNetwork(torch.nn.Module):
             x = functional.relu(convolution(x))
             x = x if keep is None else x * keep
         num_digits = x.shape[-1] // DIGIT_PIXELS
-        cells = functional.adaptive_avg_pool2d(x, (_CELL, _CELL * num_digits))
+        cells = functional.avg_pool2d(x, DIGIT_PIXELS // _CELL)  # adaptive: no deterministic gradient on CUDA
         features = cells.reshape(*cells.shape[:3], num_digits, _CELL).permute(0, 3, 1, 2, 4).flatten(2)
         return functional.log_softmax(self.classify(features), dim=-1)

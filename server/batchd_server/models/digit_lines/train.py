@@ -13,13 +13,13 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
+from batchd_server.models.digit_lines.augmentation import Variations
 from batchd_server.models.digit_lines.model import WEIGHTS_FILE
 from batchd_server.models.digit_lines.network import DigitLineNetwork
-from batchd_server.models.digit_lines.scans import Image, Scans, split_scans
+from batchd_server.models.digit_lines.scans import DIGIT_PIXELS, Scans, split_scans
 
 CARD_FILE = WEIGHTS_FILE.with_name("model_card.json")
 SEED = 7
@@ -42,8 +42,9 @@ def train(scans: Scans) -> DigitLineNetwork:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=STEPS)
     for step in range(STEPS):
         chosen = rng.integers(len(scans.labels), size=(LINES_PER_STEP, DIGITS_PER_LINE))
-        augmented = _augment(scans.images[chosen], rng)  # (B, N, 8, 8)
-        lines = torch.from_numpy(augmented.transpose(0, 2, 1, 3).reshape(LINES_PER_STEP, 8, -1))
+        varied = Variations.draw(chosen.size, rng).of(scans.images[chosen.reshape(-1)])
+        cells = varied.reshape(LINES_PER_STEP, DIGITS_PER_LINE, DIGIT_PIXELS, DIGIT_PIXELS)
+        lines = torch.from_numpy(cells.transpose(0, 2, 1, 3).reshape(LINES_PER_STEP, DIGIT_PIXELS, -1))
         scores = network(lines, None)
         loss = torch.nn.functional.nll_loss(scores.flatten(0, 1), torch.from_numpy(scans.labels[chosen].reshape(-1)))
         optimizer.zero_grad()
@@ -83,23 +84,6 @@ def write(network: DigitLineNetwork, weights_file: Path, card_file: Path) -> Non
     }
     card_file.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     _log.info("held-out accuracy per digit: %s", card["held_out_accuracy"])
-
-
-def _augment(images: Image, rng: np.random.Generator) -> Image:
-    """Shift every scan by up to one pixel within its own cell, and vary its brightness."""
-    shifted = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    rows, columns = rng.integers(3, size=(2, *images.shape[:2]))
-    grid = np.arange(8)
-    lines, digits = np.ogrid[: images.shape[0], : images.shape[1]]
-    moved = shifted[
-        lines[..., None, None],
-        digits[..., None, None],
-        (rows[..., None] + grid)[..., :, None],
-        (columns[..., None] + grid)[..., None, :],
-    ]
-    brightness: npt.NDArray[np.float32] = rng.uniform(0.8, 1.1, size=(*images.shape[:2], 1, 1)).astype(np.float32)
-    augmented: Image = np.clip(moved * brightness, 0, 1)
-    return augmented
 
 
 def main() -> None:

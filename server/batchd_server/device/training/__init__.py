@@ -1,0 +1,1 @@
+"""Runs training jobs on the device, one leased quantum at a time."""
