@@ -75,7 +75,7 @@ install: $(HAS_DEV)  ## Make .venv and install everything for development
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
-demo: $(HAS_DEMO)  ## Start the daemon, send it real traffic, print a report, stop it
+demo: $(HAS_DEMO)  ## Start the daemon, send it real traffic, train a model meanwhile, print a report, stop it
 	$(call say,Running the demonstration)
 	@$(BIN)/batchd demo $(ARGS)
 

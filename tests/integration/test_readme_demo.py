@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -31,15 +32,17 @@ def test_it_reports_and_leaves_nothing_running(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     findings_file = tmp_path / "findings.json"
     done = subprocess.run(
-        [*DEMO, "--seconds", "3", "--report", str(findings_file)],
+        [*DEMO, "--seconds", "3", "--train-seconds", "240", "--report", str(findings_file)],
         env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=420,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for part in ("goodput", "latency p99", "batch size", "padding waste", "memory", "device process", "digits read"):
+        assert part in done.stdout
+    for part in ("training's share", "promoted step", "served accuracy after"):
         assert part in done.stdout
     findings = json.loads(findings_file.read_text())
     sizes = {int(size) for size in findings["batch_sizes"]}
@@ -50,8 +53,25 @@ def test_it_reports_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert findings["phases"]
     for phase in findings["phases"].values():
         assert phase["rates"]["completed_per_s"] > 0
+    check_learning(findings["learning"])
     assert gone([entry["pid"] for entry in findings["processes"]])
-    assert list(tmp_path.glob("batchd*")) == []
+    assert list(tmp_path.iterdir()) == [findings_file]
+
+
+def check_learning(learning: dict[str, Any]) -> None:
+    """The loop is closed: what answers is what has been learned meanwhile, and nobody was turned away for it."""
+    served = learning["served_accuracy"]
+    assert served["before"] < 0.3, "it began by guessing"
+    assert served["after"] >= 0.9
+    assert learning["failed_requests"] == 0
+    assert learning["traffic"]["requests"]["succeeded"] > 100
+    promoted = [promotion["validation"] for promotion in learning["promotions"]]
+    assert promoted == sorted(promoted)
+    assert promoted[-1] >= 0.95
+    assert 0 < learning["device_share"] <= 1
+    timeline = learning["timeline"]
+    assert max(line["batch_size"] or 0 for line in timeline) > 8, "batches grow as the predictions become sure"
+    assert [line["step"] for line in timeline] == sorted(line["step"] for line in timeline)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from batchd_client.loadtest.quantiles import Quantiles
 from batchd_client.loadtest.report import LoadReport
+from batchd_server.cli.demo_learning import Learning
 from batchd_server.cli.demo_readings import Readings
 
 BAR_WIDTH = 44
@@ -57,7 +58,8 @@ class Findings:
     accuracy: Accuracy
     readings: Readings  # taken at the end
     slo_s: float
-    padding: float | None  # of the whole traffic
+    padding: float | None  # of the phases
+    learning: Learning | None = None
 
     @property
     def batch_sizes(self) -> dict[int, int]:
@@ -77,6 +79,7 @@ class Findings:
             "accuracy": {"digits": self.accuracy.of_digits, "lines": self.accuracy.of_lines},
             "padding_waste": self.padding,
             "batch_sizes": {str(size): count for size, count in self.batch_sizes.items()},
+            "learning": None if self.learning is None else self.learning.to_dict(),
             "phases": {phase.name: {**phase.report.to_dict(), "padding_waste": phase.padding} for phase in self.phases},
             "processes": [
                 {"role": entry.role, "pid": entry.pid, "rss_bytes": entry.rss, "peak_bytes": entry.peak}
@@ -89,7 +92,8 @@ def print_report(console: Console, findings: Findings) -> None:
     """Print it."""
     console.print()
     console.print(Rule(findings.title))
-    for part in (_traffic(findings), _batches(findings.batch_sizes), _facts(findings)):
+    learning = [] if findings.learning is None else [_learning(findings.learning, findings.slo_s)]
+    for part in (_traffic(findings), _batches(findings.batch_sizes), *learning, _facts(findings)):
         console.print(Padding(part, (1, 0, 0, 2)))
     console.print()
 
@@ -153,6 +157,28 @@ def grouped(sizes: Mapping[int, int]) -> Iterator[tuple[str, int]]:
         count = sum(number for size, number in sizes.items() if low <= size <= high)
         yield (str(low) if low == high else f"{low}-{high}", count)
         low, high = high + 1, high * 2
+
+
+def _learning(learning: Learning, slo_s: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("learning while serving")
+    table.add_column("", justify="right")
+    traffic = learning.traffic
+    in_time = traffic.good / traffic.offered if traffic.offered else None
+    for label, figure in (
+        ("served accuracy before", _percent(learning.before)),
+        ("served accuracy after", _percent(learning.after)),
+        ("promotions", f"{len(learning.promotions)}"),
+        ("seconds of training", f"{learning.seconds:.1f}"),
+        ("training's share of the device", _percent(learning.share)),
+        ("requests meanwhile", f"{traffic.offered:,}"),
+        ("failed", f"{learning.failed}"),
+        ("latency p50, ms", _latency(traffic.response, "p50")),
+        ("latency p99, ms", _latency(traffic.response, "p99")),
+        (f"answered within {slo_s * 1e3:g} ms", _percent(in_time)),
+    ):
+        table.add_row(label, figure)
+    return table
 
 
 def _facts(findings: Findings) -> Table:

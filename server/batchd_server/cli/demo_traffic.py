@@ -45,11 +45,11 @@ async def read_lines(url: str, lines: Sequence[Line]) -> Accuracy:
     )
 
 
-def encode_lines(lines: Sequence[Line], deadline_s: float) -> tuple[Payload, ...]:
+def encode_lines(lines: Sequence[Line], deadline_s: float, model: str = MODEL) -> tuple[Payload, ...]:
     """Encode each line as a request of its own, that wants its answer within `deadline_s`."""
     payloads = []
     for image, _ in lines:
-        request = encode_infer(MODEL, {"image": image[np.newaxis]}, timeout_s=deadline_s)
+        request = encode_infer(model, {"image": image[np.newaxis]}, timeout_s=deadline_s)
         payloads.append(Payload(path=request.path, headers=request.headers, body=request.body, size=image.shape[1]))
     return tuple(payloads)
 
