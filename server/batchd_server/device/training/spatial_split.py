@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from batchd.budget import MemoryReading
 from batchd.controller import Controller
 from batchd.decision import RunMicrobatch, Wait
+from batchd.leasing.demand import Quantum
 from batchd.leasing.lease_snapshot import LeaseSnapshot
 from batchd.snapshot import ControllerSnapshot
 from batchd_server.config.policies import training_controller
@@ -27,9 +29,6 @@ from batchd_server.device.training.quantum_work import TrainWork
 from batchd_server.device.work import Done
 
 log = logging.getLogger(__name__)
-
-Kind = TypeVar("Kind")
-Amount = TypeVar("Amount", int, float)
 
 
 class QuantumExecutor(Protocol):
@@ -121,13 +120,9 @@ def both_leases(jobs: LeaseSnapshot, others: LeaseSnapshot) -> LeaseSnapshot:
         others,
         tenants=(*jobs.tenants, *others.tenants),
         running=jobs.running or others.running,
-        granted=_summed(jobs.granted, others.granted),
-        seconds=_summed(jobs.seconds, others.seconds),
-        denials=_summed(jobs.denials, others.denials),
+        granted=Counter(jobs.granted) + Counter(others.granted),
+        seconds={quantum: jobs.seconds[quantum] + others.seconds[quantum] for quantum in Quantum},
+        denials=Counter(jobs.denials) + Counter(others.denials),
         denied=jobs.denied or others.denied,
         share=max(jobs.share, others.share),
     )
-
-
-def _summed(one: Mapping[Kind, Amount], other: Mapping[Kind, Amount]) -> dict[Kind, Amount]:
-    return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in (*one, *other)}
