@@ -266,11 +266,12 @@ class Controller:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _forecast(self, waiting: Waiting, model: ServedModel, now: float) -> Forecast:
-        free_at = now
+        free_at, lent_s = now, 0.0
         if self._running is not None:
             free_at = max(now, self._running.started + self._running.expected_s)
         elif self.leases.running is not None:
             free_at = max(now, self.leases.running.expected_end)
+            lent_s = free_at - now
         ahead = sum(
             other.drain_seconds(*other.room.backlog.ahead_of(waiting.urgency)) for other in self._models.values()
         )
@@ -280,6 +281,8 @@ class Controller:
             now=now,
             starts=free_at + ahead,
             own_upper_s=model.law.upper * (model.law.fixed + waiting.own_cost),
+            lent_s=lent_s,
+            demand=sum(other.padding_factor * other.arrivals.per_second(now) for other in self._models.values()),
             fixed_s=model.law.upper * model.law.fixed,
             idle=self._running is None and (self.num_waiting() == 0 or self._refused_idle >= PROBE_AFTER),
         )
