@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -56,6 +56,7 @@ from text_workload import draw_passages
 SLO_S = 0.25
 WARMUP_S = 5.0
 FOREVER = 1_000_000
+LEASES = "leases"
 TEXT = """
 [models.text-encoder]
 entrypoint = "batchd_server.models.text_encoder:TextEncoder"
@@ -81,6 +82,11 @@ class Phase:
     p99_ms: float | None = None
     in_time: float | None = None
     """Share of the requests that were answered within the SLO."""
+    serving: float | None = None
+    """Share of the time in which the device ran batches."""
+    lent: float | None = None
+    """Share of the time in which it was lent."""
+    items_per_batch: float | None = None
 
 
 class Meter:
@@ -102,6 +108,15 @@ class Meter:
     def growth(self, name: str, model: str | None = None) -> float:
         """Return what a counter, summed over all labels but the model, grew by."""
         return self._read().get((name, model), 0.0) - self._before.get((name, model), 0.0)
+
+    def shares(self, seconds: float) -> dict[str, float]:
+        """Return what became of the device's time in so many seconds, and how full batches were, as `Phase` says it."""
+        batches = self.growth("batchd_batch_execution_seconds_count", "text-encoder")
+        return {
+            "serving": self.growth("batchd_batch_execution_seconds_sum", "text-encoder") / seconds,
+            "lent": self.growth("batchd_training_lease_seconds_total") / seconds,
+            "items_per_batch": self.growth("batchd_batch_size_items_sum", "text-encoder") / max(1.0, batches),
+        }
 
 
 @contextmanager
@@ -174,15 +189,19 @@ def both(name: str, trains: Client, job_id: str, serves: ChildDaemon, texts: Seq
     """Serve and train at the same time."""
     rates: list[float] = []
 
+    shares: list[dict[str, Any]] = []
+
     def watch() -> None:
         time.sleep(WARMUP_S)
+        meter, begun = Meter(serves), time.monotonic()
         rates.append(examples_per_s(trains, job_id, load.seconds))
+        shares.append(meter.shares(time.monotonic() - begun))
 
     watcher = Thread(target=watch)
     watcher.start()
     report = loaded(serves.url, texts, load.rate, load.seconds, load.seed)
     watcher.join()
-    return phase(name, report, rates[0])
+    return replace(phase(name, report, rates[0]), **shares[0])
 
 
 def phase(name: str, report: LoadReport, trained: float | None) -> Phase:
@@ -284,7 +303,7 @@ class Bench:
             switch_s = max(0.0, time.monotonic() - begun - lent_s) / max(1.0, leases)
             self.note(Phase(name="training alone", examples_per_s=alone))
             per_item_s = (busy_s - batches * fixed_s) / items
-            self.note(both("leases", client, job_id, running, self.texts, load))
+            self.note(both(LEASES, client, job_id, running, self.texts, load))
         return load, Costs(rate=load.rate, fixed_s=fixed_s, per_item_s=per_item_s, switch_s=switch_s), alone
 
     def one_daemon(self, name: str, load: Load, *cores: int, **settings: Any) -> None:
@@ -336,7 +355,9 @@ def main() -> None:
 
 def report(phases: Sequence[Phase], costs: Costs, alone: float) -> None:
     """Print the table and what the closed form says."""
-    print(f"\n{'':24}{'trained/s':>10}{'of alone':>10}{'p50 ms':>8}{'p99 ms':>8}{'in time':>9}")
+    print(
+        f"\n{'':24}{'trained/s':>10}{'of alone':>10}{'p50 ms':>8}{'p99 ms':>8}{'in time':>9}{'serving':>9}{'lent':>7}"
+    )
     for one in phases:
         trained = (
             ("", "")
@@ -346,14 +367,20 @@ def report(phases: Sequence[Phase], costs: Costs, alone: float) -> None:
         served = (
             ("", "", "") if one.p99_ms is None else (f"{one.p50_ms:.0f}", f"{one.p99_ms:.0f}", f"{one.in_time:.3f}")
         )
-        print("{:24}{:>10}{:>10}{:>8}{:>8}{:>9}".format(one.name, *trained, *served))
-    (leased,) = [one.examples_per_s for one in phases if one.name == "leases"]
+        time_went = ("", "") if one.serving is None else (f"{one.serving:.2f}", f"{one.lent:.2f}")
+        print("{:24}{:>10}{:>10}{:>8}{:>8}{:>9}{:>9}{:>7}".format(one.name, *trained, *served, *time_went))
+    (leases,) = [one for one in phases if one.name == LEASES]
+    leased, size = leases.examples_per_s, leases.items_per_batch
     assert leased is not None, "leases are for training"
+    assert size is not None, "nothing was served beside them"
     share = costs.share()
+    cycle_s = (costs.lease_s() + costs.fixed_s) / (1 - costs.rate * costs.per_item_s)
     print(
         f"\nfixed {costs.fixed_s * 1e3:.1f} ms, per item {costs.per_item_s * 1e3:.2f} ms, per lease "
         f"{costs.switch_s * 1e3:.2f} ms: leases of {costs.lease_s() * 1e3:.0f} ms, a share of {share:.3f}; "
-        f"measured {leased / alone:.3f}, {leased / alone / share:.2f} of it"
+        f"measured {leased / alone:.3f}, {leased / alone / share:.2f} of it.\n"
+        f"It serves all that came in a cycle, {costs.rate * cycle_s:.1f} items, in one batch; such lengths ran "
+        f"{size:.1f} at a time"
     )
 
 

@@ -148,10 +148,10 @@ class Controller:
             return Refused(RefusalReason.UNKNOWN_MODEL, f"model {item.model!r} is not loaded", None)
         if self._draining:
             return Refused(RefusalReason.DRAINING, "the server is shutting down", 1.0)
-        refused = model.refuse_outright(item, self.headroom())
+        waiting = model.waiting(item)
+        refused = model.refuse_outright(waiting, self.headroom())
         if refused is not None:
             return refused
-        waiting = model.waiting(item)
         admission = admit(self._forecast(waiting, model, now), item.deadline)
         if isinstance(admission, Refused):
             self._refused_idle += self._running is None and item.deadline > now
@@ -272,11 +272,12 @@ class Controller:
         elif self.leases.running is not None:
             free_at = max(now, self.leases.running.expected_end)
             lent_s = free_at - now
-        ahead = sum(
-            other.drain_seconds(*other.room.backlog.ahead_of(waiting.urgency)) for other in self._models.values()
-        )
-        if model.joins_last_batch(waiting.urgency):
-            ahead -= model.law.fixed  # it is in the newcomer's own time
+        ahead = 0.0
+        for other in self._models.values():
+            own_costs, num_items = other.room.backlog.ahead_of(waiting.urgency)
+            ahead += other.drain_seconds(own_costs, num_items)
+            if other is model and model.joins_last_batch(num_items):
+                ahead -= model.law.fixed  # it is in the newcomer's own time
         return Forecast(
             now=now,
             starts=free_at + ahead,

@@ -136,9 +136,9 @@ class ServedModel:
         promised = min(item.deadline, item.arrived + self.policy.slo_s)
         return Waiting(item, padded, latest_start, item.deadline + shift, own_cost, elements, promised)
 
-    def refuse_outright(self, item: Item, headroom: int | None) -> Refused | None:
+    def refuse_outright(self, waiting: Waiting, headroom: int | None) -> Refused | None:
         """Refuse what could never be served, or does not fit in the queue."""
-        _, elements = self._in_room(item.shape)
+        item, elements = waiting.item, waiting.elements
         limit = self.policy.max_item_elements
         if limit is not None and num_elements(item.shape) > limit:
             detail = f"the item has {num_elements(item.shape)} elements; {self.name} takes at most {limit}"
@@ -161,9 +161,8 @@ class ServedModel:
         num_batches = math.ceil(num_items / self.backlog_batch_size)
         return own_costs * self.padding_factor + num_batches * self.law.fixed
 
-    def joins_last_batch(self, urgency: float) -> bool:
-        """Return whether one more item of `urgency` needs no batch beyond those for the items before it."""
-        _, num_items = self.room.backlog.ahead_of(urgency)
+    def joins_last_batch(self, num_items: int) -> bool:
+        """Return whether one more item needs no batch beyond those for the `num_items` before it."""
         return math.ceil((num_items + 1) / self.backlog_batch_size) == math.ceil(num_items / self.backlog_batch_size)
 
     def memory_binds(self, formed: Formed, headroom: int | None) -> bool:

@@ -12,6 +12,7 @@ from scheduler_laws import LINES, LOADED, POLICIES, SchedulerLaws, true_peak
 from batchd import Completed, Controller, Failed, OutOfMemory, Shape, Wait
 from batchd.decision import Decision, RunMicrobatch
 from batchd.leasing import Demand, Quantum
+from batchd.leasing.tenant import PROBE_S
 
 TENANTS = st.sampled_from(("first", "second", "third"))
 DEMANDS = st.one_of(
@@ -42,6 +43,7 @@ class LeaseLaws(SchedulerLaws):
                 self.scheduler.calibrate(name, size, (8,), 0.001 + 0.0002 * size)
         self.scheduler.leases.add("first")
         self.demands: dict[str, Demand | None] = {"first": None}
+        self.bidding = {"first": 0.0}  # when each tenant had the device last, or came
         self.lent: RunMicrobatch | None = None
         self.lent_s = 0.0
         self.deserted = False  # the tenant that has the device has left since
@@ -54,6 +56,7 @@ class LeaseLaws(SchedulerLaws):
     def train(self, name: str, weight: float, demand: Demand) -> None:
         if name not in self.demands:
             self.scheduler.leases.add(name, weight)
+            self.bidding[name] = self.now
         self.want(name, demand)
 
     @precondition(lambda self: self.demands)
@@ -89,13 +92,21 @@ class LeaseLaws(SchedulerLaws):
         assert decision.elements == demand.elements
         assert 1 <= decision.items <= demand.items
         assert decision.slack_s > 0
-        assert decision.predicted_upper_s is None or decision.predicted_upper_s <= decision.slack_s
+        self.check_time(decision)
         assert decision.queued_after == len(self.waiting)
         assert not (self.draining and decision.quantum in {Quantum.MICROBATCH, Quantum.EXTERNAL})
-        for item_id in self.waiting:
-            assert self.items[item_id].deadline > self.now + (decision.predicted_upper_s or 0.0), "lent past a deadline"
         self.check_memory(decision)
         self.lent, self.deserted = decision, False
+
+    def check_time(self, decision: RunMicrobatch) -> None:
+        """What runs is done before anybody must be served, except that what never gets its turn is put to the test."""
+        upper, since = decision.predicted_upper_s or 0.0, self.bidding[decision.tenant]
+        self.bidding[decision.tenant] = self.now
+        if upper > decision.slack_s:
+            assert self.now - since >= PROBE_S, "put to the test too soon"
+            assert not self.waiting, "put to the test while somebody waits"
+        for item_id in self.waiting:
+            assert self.items[item_id].deadline > self.now + upper, "lent past a deadline"
 
     def check_memory(self, decision: RunMicrobatch) -> None:
         """Once its like was measured, a microbatch of several items fits into the memory that is free."""

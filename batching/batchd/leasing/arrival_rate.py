@@ -31,12 +31,10 @@ class ArrivalRate:
         """
         if self._since is None:
             return 0.0
-        age = max(now - self._since, 1e-3)
+        age = max(now - self._since, QUICK_S)
         gone = max(0.0, now - self._at)
-        return max(
-            total * math.exp(-gone / tau) / (tau * -math.expm1(-max(age, QUICK_S) / tau))
-            for total, tau in zip(self._sums, (QUICK_S, SLOW_S), strict=True)
-        )
+        quick, slow = self._sums
+        return max(_average(quick, QUICK_S, gone, age), _average(slow, SLOW_S, gone, age))
 
     def _decay(self, now: float) -> None:
         gone = now - self._at
@@ -44,3 +42,7 @@ class ArrivalRate:
             self._sums[0] *= math.exp(-gone / QUICK_S)
             self._sums[1] *= math.exp(-gone / SLOW_S)
             self._at = now
+
+
+def _average(total: float, tau: float, gone: float, age: float) -> float:
+    return total * math.exp(-gone / tau) / (tau * -math.expm1(-age / tau))

@@ -32,6 +32,25 @@ class Denial(StrEnum):
     DRAINING = "draining"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chance:
+    """What can be spared of the device now."""
+
+    slack_s: float
+    """For how long."""
+    empty_s: float
+    """For how long if nothing waited or came."""
+    headroom: int | None
+    """Bytes; None where nothing tells."""
+    anyone_waits: bool
+    draining: bool
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody would be held up by a lease that takes too long, as far as can be told."""
+        return not self.anyone_waits and self.slack_s >= QUIET * self.empty_s
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A quantum of a tenant's work, to be run now."""
@@ -88,12 +107,9 @@ class LeaseBroker:
             tenant.used = max(tenant.used, min(others, default=tenant.used))
         tenant.demand = demand
 
-    def choose(
-        self, slack_s: float, empty_s: float, headroom: int | None, now: float, *, draining: bool
-    ) -> Granted | Denied:
+    def choose(self, chance: Chance, now: float) -> Granted | Denied:
         """Return the quantum to run now, or why there is none. Somebody must want to train.
 
-        `slack_s` is how long the device can be spared, `empty_s` how long it could be if nothing waited or came.
         A refusal gives the reason of whoever would be next.
         """
         share_until = self._share_until(now)
@@ -102,12 +118,12 @@ class LeaseBroker:
         denied: list[Denied] = []
         for tenant in sorted(self.tenants.values(), key=lambda tenant: tenant.used):
             demand = tenant.demand
-            if demand is None or (draining and demand.quantum in POSTPONABLE):
+            if demand is None or (chance.draining and demand.quantum in POSTPONABLE):
                 continue
-            if tenant.rests(headroom, now):
+            if tenant.rests(chance.headroom, now):
                 denied.append(Denied(Denial.RESTING, tenant.rests_until))
                 continue
-            plan = self._plan(tenant, demand, slack_s, empty_s, headroom, now)
+            plan = self._plan(tenant, demand, chance, now)
             if isinstance(plan, Plan):
                 return Granted(tenant, demand, plan)
             tenant.refused(now)
@@ -116,10 +132,9 @@ class LeaseBroker:
             return self._deny(Denial.DRAINING, math.inf)
         return self._deny(denied[0].reason, min(each.until for each in denied))
 
-    def _plan(
-        self, tenant: Tenant, demand: Demand, slack_s: float, empty_s: float, headroom: int | None, now: float
-    ) -> Plan | Denial:
+    def _plan(self, tenant: Tenant, demand: Demand, chance: Chance, now: float) -> Plan | Denial:
         """What of a tenant's demand to run, or why nothing."""
+        slack_s, empty_s, headroom = chance.slack_s, chance.empty_s, chance.headroom
         if empty_s <= 0:
             return Denial.TOO_LONG
         caution = tenant.caution(now)
@@ -130,7 +145,7 @@ class LeaseBroker:
             if tenant.plan(demand, empty_s, headroom, empty_s=empty_s, caution=0.0) is not None:
                 return Denial.SLACK
             plan = tenant.plan(demand, math.inf, headroom)
-            if plan is None or slack_s < QUIET * empty_s or not tenant.may_probe(now):
+            if plan is None or not chance.quiet or not tenant.may_probe(now):
                 return Denial.TOO_LONG
             tenant.granted(probe=True)
         elif plan.upper_s is None and slack_s < UNTRIED_SHARE * caution * empty_s:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batchd.decision import RunMicrobatch
 from batchd.formation import Formed
 from batchd.item import BatchId
-from batchd.leasing.broker import Denial, Denied, Granted, LeaseBroker
+from batchd.leasing.broker import Chance, Denial, Denied, Granted, LeaseBroker
 from batchd.leasing.demand import Demand, Quantum, TrainingPolicy
 from batchd.leasing.feedback import LeaseFeedback
 from batchd.leasing.lease_history import LeaseHistory
@@ -93,8 +93,14 @@ class Leases:
         """Lend the device to whoever is next, for as much work as it can be spared for. Somebody must want it."""
         policy = self.broker.policy
         self._slack = slack = lease_slack(models, form, policy, self.feedback.scale, now, draining=draining)
-        empty_s = empty_slack(models, policy)
-        chosen = self.broker.choose(slack.seconds, empty_s, headroom, now, draining=draining)
+        chance = Chance(
+            slack_s=slack.seconds,
+            empty_s=empty_slack(models, policy),
+            headroom=headroom,
+            anyone_waits=any(len(model.room) > 0 for model in models),
+            draining=draining,
+        )
+        chosen = self.broker.choose(chance, now)
         if isinstance(chosen, Denied):
             self._denied = chosen.reason
             return chosen
