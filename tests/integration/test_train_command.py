@@ -329,6 +329,15 @@ def test_every_step_is_drawn_however_many_pages_they_fill(
     assert figures(3) == figures(3)
 
 
+@pytest.fixture
+def sigint_is_heard() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and a child inherits that: here nobody runs in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_heard")
 def test_an_interrupt_leaves_the_job_running(front: JobFront, train: Train) -> None:
     job_id = submitted(train)
     command = [sys.executable, "-m", "batchd_server.cli.main", "train", "follow", job_id, "--url", front.url]
