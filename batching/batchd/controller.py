@@ -266,23 +266,19 @@ class Controller:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _forecast(self, waiting: Waiting, model: ServedModel, now: float) -> Forecast:
-        free_at, lent_s = now, 0.0
-        if self._running is not None:
-            free_at = max(now, self._running.started + self._running.expected_s)
-        elif self.leases.running is not None:
-            free_at = max(now, self.leases.running.expected_end)
-            lent_s = free_at - now
-        ahead = 0.0
+        lent_until = now if self.leases.running is None else max(now, self.leases.running.expected_end)
+        starts = now if self._running is None else self._running.started + self._running.expected_s
+        starts = max(starts, lent_until)
         for other in self._models.values():
             own_costs, num_items = other.room.backlog.ahead_of(waiting.urgency)
-            ahead += other.drain_seconds(own_costs, num_items)
+            starts += other.drain_seconds(own_costs, num_items)
             if other is model and model.joins_last_batch(num_items):
-                ahead -= model.law.fixed  # it is in the newcomer's own time
+                starts -= model.law.fixed  # it is in the newcomer's own time
         return Forecast(
             now=now,
-            starts=free_at + ahead,
+            starts=starts,
             own_upper_s=model.law.upper * (model.law.fixed + waiting.own_cost),
-            lent_s=lent_s,
+            lent_s=lent_until - now,
             demand=sum(other.padding_factor * other.arrivals.per_second(now) for other in self._models.values()),
             fixed_s=model.law.upper * model.law.fixed,
             idle=self._running is None and (self.num_waiting() == 0 or self._refused_idle >= PROBE_AFTER),
