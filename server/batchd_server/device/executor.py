@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,6 +42,7 @@ from batchd_server.device.work import (
     WarmUpWork,
     Work,
 )
+from batchd_server.device.worker_thread import WorkerThread
 from batchd_server.models.protocol import Model, SupportsRagged
 from batchd_server.models.spec import Tensors
 
@@ -56,7 +55,7 @@ PREDICTION_S = 2.0
 LAYOUT_TRIALS = 3
 
 
-class Executor:
+class Executor(WorkerThread[Work]):
     """Runs what it is given, one at a time, in order. `deliver` is called on the executor's thread."""
 
     def __init__(
@@ -70,31 +69,16 @@ class Executor:
         threads: int | None = None,
         name: str = "executor",
     ) -> None:
+        super().__init__(name)
         self._device = device
         self._peaks = peaks
         self._deliver = deliver
         self._pace = pace or OwnPace()
         self._recovery = Recovery(device, peaks, telemetry)
-        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._seen: set[Cell] = set()
         self._resident: int | None = None
         self._resident_at = -RESIDENT_INTERVAL_S
         self._threads = threads  # of torch; None: as many as whoever set them last
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Begin to take work."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> bool:
-        """Finish what was submitted, then end; False where that takes longer than `timeout_s`."""
-        self._inbox.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def submit(self, work: Work) -> None:
-        """Queue `work`; returns at once."""
-        self._inbox.put(work)
 
     def resident(self) -> int | None:
         """Return the bytes that this process held when last no batch ran."""

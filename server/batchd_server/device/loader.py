@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -16,6 +14,7 @@ from batchd_server.device.memory.ledger import tensors_in
 from batchd_server.device.training.promotion import PromotedWeights
 from batchd_server.device.warmup import example_items, planned_batches
 from batchd_server.device.work import Loaded, LoadFailed
+from batchd_server.device.worker_thread import WorkerThread
 from batchd_server.models.loading import ModelLoadError, construct
 from batchd_server.models.protocol import Model
 from batchd_server.models.trainable import Trainable
@@ -23,7 +22,7 @@ from batchd_server.models.trainable import Trainable
 log = logging.getLogger(__name__)
 
 
-class Loader:
+class Loader(WorkerThread[str]):
     """Loads one model after another. `deliver` is called on the loader's thread."""
 
     def __init__(
@@ -34,27 +33,12 @@ class Loader:
         hold: Callable[[Iterable[torch.Tensor]], None],
         promoted: PromotedWeights | None = None,
     ) -> None:
+        super().__init__("loader")
         self._settings = settings
         self._device = device
         self._hold = hold
         self._promoted = promoted
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._main, name="loader", daemon=True)
-
-    def start(self) -> None:
-        """Begin to take work."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> bool:
-        """End after the load that is under way; False where that takes longer than `timeout_s`."""
-        self._inbox.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def submit(self, name: str) -> None:
-        """Queue a configured model; returns at once."""
-        self._inbox.put(name)
 
     def _main(self) -> None:
         while (name := self._inbox.get()) is not None:

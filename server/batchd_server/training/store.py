@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Column, Connection, Row, Select, Table, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from batchd.governor import Commit
@@ -233,11 +233,9 @@ class TrainingStore:
 
     def metrics(self, job_id: str, *, after_step: int = 0, limit: int) -> list[StepMetrics]:
         """Return the figures of the steps after `after_step`, in order."""
-        table = JOB_METRICS
-        query = select(table.c.figures).where(table.c.job_id == job_id, table.c.step > after_step)
-        with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(table.c.step).limit(limit))
-            return [_read(StepMetrics, row.figures) for row in rows]
+        return [
+            _read(StepMetrics, figures) for figures in self._by_step(JOB_METRICS.c.figures, job_id, after_step, limit)
+        ]
 
     def add_commit(self, job_id: str, commit: Commit) -> None:
         """Add a governor's decision; those of its step and later ones go."""
@@ -248,11 +246,14 @@ class TrainingStore:
 
     def commits(self, job_id: str, *, after_step: int = -1, limit: int | None = None) -> list[Commit]:
         """Return the governor's decisions for steps after `after_step`, in order."""
-        table = JOB_COMMITS
-        query = select(table.c.record).where(table.c.job_id == job_id, table.c.step > after_step)
+        return [_read(Commit, record) for record in self._by_step(JOB_COMMITS.c.record, job_id, after_step, limit)]
+
+    def _by_step(self, column: Column[Any], job_id: str, after_step: int, limit: int | None) -> list[Any]:
+        """Return a column of a job's rows of the steps after `after_step`, in order."""
+        table: Table = column.table
+        query = select(column).where(table.c.job_id == job_id, table.c.step > after_step)
         with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(table.c.step).limit(limit))
-            return [_read(Commit, row.record) for row in rows]
+            return list(connection.execute(query.order_by(table.c.step).limit(limit)).scalars())
 
     def add_checkpoint(self, job_id: str, checkpoint: Checkpoint) -> None:
         """Add a saved state, in the place of one of the same step; if it is the best, no other is."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +15,7 @@ from batchd_server.device.training.promotion import PromotedWeights
 from batchd_server.device.training.random_state import seeded
 from batchd_server.device.training.train_report import TrainingFailed
 from batchd_server.device.training.trainer import Trainer
+from batchd_server.device.worker_thread import WorkerThread
 from batchd_server.models.trainable import Trainable
 from batchd_server.training.datasets.builtin import builtin, dataset_files
 from batchd_server.training.places import Places
@@ -55,7 +54,7 @@ class Room:
         raise NoRoomYet(f"{said}, {self.free} are free beside other jobs")
 
 
-class Workshop:
+class Workshop(WorkerThread[Callable[[], None]]):
     """Makes one trainer after another. `deliver` is called on its thread."""
 
     def __init__(
@@ -65,27 +64,12 @@ class Workshop:
         hold: Hold,
         deliver: Callable[[TrainerReady | TrainerFailed], None],
     ) -> None:
+        super().__init__("workshop")
         self._places, self._device, self._hold, self._deliver = places, device, hold, deliver
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._main, name="workshop", daemon=True)
-
-    def start(self) -> None:
-        """Begin to take work."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> bool:
-        """End after what is under way; False where that takes longer."""
-        self._inbox.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
     def build(self, job: Job, model: Trainable, room: Room) -> None:
         """Make the trainer of a job, from its latest checkpoint if it has one."""
         self._inbox.put(lambda: self._deliver(self._built(job, model, room)))
-
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run something else that reads or writes files."""
-        self._inbox.put(work)
 
     def _main(self) -> None:
         while (work := self._inbox.get()) is not None:
