@@ -28,7 +28,7 @@ without the ramp and 0.6 % with it, beside training 4.1 % and 1.6 %; at and over
 COMPANIONS = 0.15
 """How much longer the wait becomes, when the backlog fills the whole slack, by less urgent items that ride along ahead.
 
-Simulated (as above) at 150 and 400 arrivals per second 0.8 and 3.6 % of them expire after admission with it, 1.7 and
+Simulated (as above) at 150 and 400 arrivals per second 0.7 and 3.8 % of them expire after admission with it, 1.7 and
 5.7 % without, at no less goodput; at 100 per second it costs 0.2 % of it. With 0.3 fewer still expire, and it costs
 0.4 %.
 """
