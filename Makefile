@@ -61,7 +61,7 @@ $(HAS_DEMO): pyproject.toml constraints.txt $(HAS_TORCH)
 
 $(HAS_DEV): pyproject.toml constraints.txt $(HAS_TORCH)
 	$(call say,Installing batchd with everything for development)
-	$(INSTALL) --no-build-isolation -e '.[dev]'
+	$(INSTALL) --no-build-isolation -e '.[dev,fuzz]'
 	@touch $(HAS_DEMO) $@
 
 $(HAS_KSERVE): constraints-kserve.txt
@@ -128,7 +128,7 @@ wheel: $(HAS_DEV)  ## Build the wheel into dist/
 lock: $(HAS_PIP)  ## Choose the newest versions again and write both constraints files
 	$(call say,Resolving the newest versions in .venv-lock)
 	$(call make_venv,.venv-lock)
-	.venv-lock/bin/python -m pip install '$(TORCH)' '.[dev]'
+	.venv-lock/bin/python -m pip install '$(TORCH)' '.[dev,fuzz]'
 	{ sed -n '/^#/p' constraints.txt; .venv-lock/bin/python -m pip freeze --all --exclude pip --exclude batchd \
 	    | sed 's/+cpu$$//' | sort -f; } > constraints.txt.new
 	$(call make_venv,.venv-lock)
