@@ -53,8 +53,8 @@ class Forecast:
     """Nothing runs and nothing waits."""
 
 
-def admit(forecast: Forecast, deadline: float) -> Admission:
-    """Admit or refuse an item with `deadline`.
+def admit(forecast: Forecast, deadline: float, *, accepted: bool = False) -> Admission:
+    """Admit or refuse an item with `deadline`. What was `accepted` before is not refused now.
 
     An idle device takes anything: there is nobody to make room for, and that a model has become faster is
     found out only by running it.
@@ -64,7 +64,7 @@ def admit(forecast: Forecast, deadline: float) -> Admission:
     wait = max(0.0, forecast.starts - begins)
     wait *= 1 + COMPANIONS * min(1.0, wait / slack)
     finish = begins + wait + forecast.own_upper_s
-    if forecast.idle:
+    if forecast.idle or accepted:
         return Admitted(finish)
     scarcity = min(1.0, max(0.0, (forecast.demand - AMPLE) / (SCARCE - AMPLE)))
     load = scarcity * min(1.0, wait / slack)

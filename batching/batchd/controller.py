@@ -152,7 +152,7 @@ class Controller:
         refused = model.refuse_outright(waiting, self.headroom())
         if refused is not None:
             return refused
-        admission = admit(self._forecast(waiting, model, now), item.deadline)
+        admission = admit(self._forecast(waiting, model, now), item.deadline, accepted=item.accepted)
         if isinstance(admission, Refused):
             self._refused_idle += self._running is None and item.deadline > now
         else:

@@ -33,6 +33,7 @@ class ReleaseReason(StrEnum):
     WINDOW = "window"  # the window has elapsed
     IDLE = "idle"  # the device has nothing better to do
     DRAIN = "drain"  # no more items will come
+    ALONE = "alone"  # the item may not share its batch
 
 
 @dataclass(frozen=True, slots=True)

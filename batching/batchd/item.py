@@ -34,3 +34,7 @@ class Item:
     arrived: float
     deadline: float
     priority: int = DEFAULT_PRIORITY
+    alone: bool = False
+    """Shares its batch with nobody: it may be what ends whatever runs it."""
+    accepted: bool = False
+    """Was let in before, by a device process that is gone: neither a full queue nor a long one refuses it any more."""

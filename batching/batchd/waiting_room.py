@@ -1,6 +1,7 @@
 """The items of one model that wait, grouped by padded shape, most urgent first within each group.
 
-Items of one group cost the same in any batch, so which of them to take is only a question of urgency.
+Items of one group cost the same in any batch, so which of them to take is only a question of urgency. Items that must
+run alone wait like all others, but are in no group: nobody finds them when a batch is formed.
 """
 
 from __future__ import annotations
@@ -81,6 +82,16 @@ class WaitingRoom:
         self._next_ticket += 1
         self._alive[ticket] = waiting
         self._tickets[waiting.item.id] = ticket
+        if not waiting.item.alone:
+            self._join_group(waiting, ticket)
+        self._urgencies.push(waiting.urgency, ticket)
+        self._latest_starts.push(waiting.latest_start, ticket)
+        self._arrivals.push(waiting.item.arrived, ticket)
+        self.backlog.add(waiting.urgency, waiting.own_cost)
+        if self._due is not None:
+            self._due.add(waiting.promised, waiting.own_cost)
+
+    def _join_group(self, waiting: Waiting, ticket: int) -> None:
         group = self._groups.get(waiting.padded_shape)
         if group is None:
             group = self._groups[waiting.padded_shape] = Group(waiting.padded_shape, self._alive)
@@ -88,12 +99,6 @@ class WaitingRoom:
         group.count += 1
         group.urgencies.push(waiting.urgency, ticket)
         group.deadlines.push(waiting.item.deadline, ticket)
-        self._urgencies.push(waiting.urgency, ticket)
-        self._latest_starts.push(waiting.latest_start, ticket)
-        self._arrivals.push(waiting.item.arrived, ticket)
-        self.backlog.add(waiting.urgency, waiting.own_cost)
-        if self._due is not None:
-            self._due.add(waiting.promised, waiting.own_cost)
 
     def remove(self, item_id: ItemId) -> Waiting:
         """Let an item out, for whatever reason.
@@ -110,11 +115,12 @@ class WaitingRoom:
         tickets, alive, groups, backlog, due = self._tickets, self._alive, self._groups, self.backlog, self._due
         for waiting in leaving:
             del alive[tickets.pop(waiting.item.id)]
-            group = groups[waiting.padded_shape]
-            group.count -= 1
-            if group.count == 0:
-                del groups[group.padded_shape]
-                del self._order[bisect_left(self._order, _volume(group), key=_volume)]
+            if not waiting.item.alone:
+                group = groups[waiting.padded_shape]
+                group.count -= 1
+                if group.count == 0:
+                    del groups[group.padded_shape]
+                    del self._order[bisect_left(self._order, _volume(group), key=_volume)]
             backlog.remove(waiting.urgency, waiting.own_cost)
             if due is not None:
                 due.remove(waiting.promised, waiting.own_cost)
@@ -133,7 +139,7 @@ class WaitingRoom:
         return self._order
 
     def group_of(self, waiting: Waiting) -> Group:
-        """Return the group that an item waits in."""
+        """Return the group that an item waits in; one that must run alone is in none."""
         return self._groups[waiting.padded_shape]
 
     def most_urgent(self) -> Waiting | None:

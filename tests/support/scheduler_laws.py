@@ -63,6 +63,7 @@ ODD = st.lists(
     st.one_of(st.just(()), st.tuples(st.sampled_from((0, 10**6, 10**9))), st.tuples(USUAL, USUAL)), max_size=3
 )
 SLACKS = st.one_of(st.floats(0.3, 5.0), st.floats(0.001, 5.0), st.floats(-1.0, 0.0), st.just(1e6))
+AGAIN = st.sampled_from(((False, False),) * 4 + ((True, False), (False, True), (True, True)))  # alone, accepted before
 BYTES = st.one_of(st.none(), st.integers(0, 10**5))
 
 
@@ -109,14 +110,34 @@ class SchedulerLaws(RuleBasedStateMachine):
         age=st.floats(0.0, 0.3),
         slack=SLACKS,
         priority=st.integers(0, 6),
+        again=AGAIN,
     )
-    def offer(self, model: str, shapes: list[Shape], age: float, slack: float, priority: int) -> None:
+    def offer(
+        self, model: str, shapes: list[Shape], age: float, slack: float, priority: int, again: tuple[bool, bool]
+    ) -> None:
         for shape in shapes:
-            self.offer_one(model, shape, self.now - age, self.now + slack, priority)
+            self.offer_one(model, shape, self.now - age, self.now + slack, priority, *again)
 
-    def offer_one(self, model: str, shape: Shape, arrived: float, deadline: float, priority: int) -> None:
-        number = ItemId(len(self.items))
-        item = Item(id=number, model=model, shape=shape, arrived=arrived, deadline=deadline, priority=priority)
+    def offer_one(
+        self,
+        model: str,
+        shape: Shape,
+        arrived: float,
+        deadline: float,
+        priority: int,
+        alone: bool = False,
+        accepted: bool = False,
+    ) -> None:
+        item = Item(
+            id=ItemId(len(self.items)),
+            model=model,
+            shape=shape,
+            arrived=arrived,
+            deadline=deadline,
+            priority=priority,
+            alone=alone,
+            accepted=accepted,
+        )
         self.items[item.id] = item
         policy = POLICIES[model]
         num_waiting = len([other for other in self.waiting if self.items[other].model == model])
@@ -125,7 +146,7 @@ class SchedulerLaws(RuleBasedStateMachine):
             case Admitted():
                 assert not too_large
                 assert not self.draining
-                assert num_waiting < policy.max_queue_size
+                assert num_waiting < policy.max_queue_size or item.accepted
                 self.waiting.add(item.id)
                 with pytest.raises(ValueError, match="offered before"):
                     self.scheduler.offer(item, self.now)
@@ -136,6 +157,7 @@ class SchedulerLaws(RuleBasedStateMachine):
                 assert reason is not RefusalReason.TOO_LARGE or too_large
                 assert reason is not RefusalReason.QUEUE_FULL or num_waiting >= policy.max_queue_size
                 assert (reason is RefusalReason.DRAINING) == self.draining
+                assert not item.accepted or reason not in {RefusalReason.QUEUE_FULL, RefusalReason.DEADLINE_INFEASIBLE}
 
     @rule()
     def offer_to_an_unknown_model(self) -> None:
@@ -238,6 +260,7 @@ class SchedulerLaws(RuleBasedStateMachine):
         policy, size, elements = POLICIES[batch.model], len(batch.items), batch.elements // len(batch.items)
         members = [self.items[item_id] for item_id in batch.items]
         assert size == len(set(batch.items)) >= 1
+        assert size == 1 or not any(item.alone for item in members), "suspects have no company"
         assert set(batch.items) <= self.waiting, "launched what does not wait"
         assert not set(batch.items) & self.cancelled, "launched what was cancelled"
         assert {item.model for item in members} == {batch.model}

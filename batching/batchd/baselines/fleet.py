@@ -159,7 +159,7 @@ class Fleet:
             detail = f"the item has {num_elements(item.shape)} elements; {item.model} takes at most {limit}"
             return Refused(RefusalReason.TOO_LARGE, detail, None)
         queued = self._num_queued(model)
-        if queued >= model.policy.max_queue_size:
+        if queued >= model.policy.max_queue_size and not item.accepted:
             detail = f"{queued} items wait for {item.model}, its limit is {model.policy.max_queue_size}"
             return Refused(RefusalReason.QUEUE_FULL, detail, RETRY_AFTER_S)
         line = self._line(item, model)
@@ -378,7 +378,7 @@ def _padded(members: list[Item], policy: ModelPolicy) -> Shape | None:
 
 
 def _within_limits(members: list[Item], policy: ModelPolicy) -> list[list[Item]]:
-    """Cut a batch, in its own order, into parts that keep the model's limits."""
+    """Cut a batch, in its own order, into parts that keep the model's limits; who must run alone is a part."""
     parts: list[list[Item]] = [[]]
     for item in members:
         grown = [*parts[-1], item]
@@ -387,7 +387,8 @@ def _within_limits(members: list[Item], policy: ModelPolicy) -> list[list[Item]]
             sum(num_elements(one.shape) for one in grown) if padded is None else len(grown) * num_elements(padded)
         )
         over = policy.max_batch_elements is not None and elements > policy.max_batch_elements
-        if parts[-1] and (over or len(grown) > policy.max_batch_size):
+        apart = item.alone or (len(grown) > 1 and grown[-2].alone)
+        if parts[-1] and (apart or over or len(grown) > policy.max_batch_size):
             parts.append([item])
         else:
             parts[-1] = grown
