@@ -24,6 +24,7 @@ from operator import le
 
 from batchd.decision import ReleaseReason
 from batchd.item import Shape, num_elements
+from batchd.latency_model import LARGEST
 from batchd.load import Load
 from batchd.waiting_room import Group, Waiting, WaitingRoom
 
@@ -43,9 +44,12 @@ class CostLaw:
     per_square: float
     per_volume_square: float
     upper: float
+    reach: int = LARGEST
+    """Elements of one item beyond which nothing is known: see `LatencyModel.reach`."""
 
     def item_cost(self, elements: int) -> float:
         """Return the seconds that one item of `elements` padded elements adds to a batch that is not too large."""
+        elements = min(elements, self.reach)
         return self.per_item + elements * (self.per_element + elements * self.per_square)
 
     def batch_cost(self, batch_size: int, elements: int) -> float:
@@ -54,12 +58,13 @@ class CostLaw:
 
     def cost(self, load: Load) -> float:
         """Return the expected seconds of a batch, padded or not."""
+        load = load.within(self.reach)
         straight = self.fixed + self.per_item * load.batch_size + self.per_square * load.squares
         return straight + load.elements * (self.per_element + self.per_volume_square * load.elements)
 
     def crowding(self, elements: int) -> float:
         """Return the seconds that items add for each other: a batch of B pays B^2 of them."""
-        return self.per_volume_square * elements * elements
+        return self.per_volume_square * min(elements, self.reach) ** 2
 
     def largest_batch(self, elements: int, seconds: float) -> int:
         """Return how many items fit into `seconds`, counted on the safe side; may be 0."""
@@ -165,7 +170,7 @@ def _grow(
     limited_by: ReleaseReason | None = None
     for position in range(index, -1, -1):
         group = groups[position]
-        elements = group.elements
+        elements = min(group.elements, law.reach)
         surplus = per_item + elements * (per_element + elements * per_square) - least_worth
         if surplus < 0:
             break

@@ -27,6 +27,9 @@ from batchd.nnls import solve_nonnegative
 LARGEST = 2**62
 """Beyond any batch size or sum of elements: what is larger was not learned but damaged."""
 
+REACH = 8
+"""So many times the elements of the largest items that ran; farther than that nothing is known."""
+
 Weights: TypeAlias = tuple[float, float, float, float, float]
 """(w0, w1, w2, w3, w4) of the law above."""
 
@@ -75,6 +78,7 @@ class LatencyModel:
     _num_samples: int = 0
     _clock: int = 0  # batches observed, the model's own notion of age
     _weights: Weights | None = None
+    _reach: int = LARGEST
     _ratios: deque[float] = field(default_factory=deque)
     _sorted_ratios: list[float] = field(default_factory=list)
     _drift: _Drift = field(default_factory=_Drift)
@@ -94,7 +98,17 @@ class LatencyModel:
         if self._weights is None:
             return None
         w0, w1, w2, w3, w4 = self._weights
+        load = load.within(self._reach)
         return w0 + w1 * load.batch_size + load.elements * (w2 + w4 * load.elements) + w3 * load.squares
+
+    @property
+    def reach(self) -> int:
+        """Elements of one item up to which times are foretold; larger items are taken for such.
+
+        A square that was fitted to small items says hours for what may take milliseconds, and while a single such item
+        waits, everybody behind it would be refused. It is found out by running it.
+        """
+        return self._reach
 
     def upper_factor(self) -> float:
         """Return what a prediction is multiplied by to be exceeded only with probability 1 - quantile.
@@ -149,6 +163,7 @@ class LatencyModel:
         samples = self._samples()
         table = np.asarray(samples, dtype=np.float64)
         size, elements, squares, when, observed = table.T
+        self._reach = math.ceil(REACH * math.sqrt(float((squares / size).max())))
         features = np.stack([np.ones_like(size), size, elements, squares, elements * elements], axis=1)
         relative = features / observed[:, None]
         weights = self.config.forgetting ** (self._clock - when)

@@ -35,6 +35,13 @@ class Load:
         """Return the load with one more item of `elements` laid to its end."""
         return Load(self.batch_size + 1, self.elements + elements, self.squares + elements * elements)
 
+    def within(self, reach: int) -> Load:
+        """Return the load as if no item had more than `reach` elements, as far as the sums tell."""
+        most = reach * self.batch_size
+        if self.elements <= most and self.squares <= reach * most:
+            return self
+        return Load(self.batch_size, min(self.elements, most), min(self.squares, reach * most))
+
     def cell(self) -> Load:
         """Return what stands for all loads like this one: equal items for themselves, others by coarse rungs.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchd import ragged_memory
-from batchd.decision import RefusalReason, Refused
+from batchd.decision import RefusalReason, Refused, ReleaseReason
 from batchd.formation import UNBOUNDED, CostLaw, Formed, Worth, form_batch
 from batchd.item import Item, Shape, num_elements
 from batchd.ladder import Ladder, Learned
@@ -99,6 +99,8 @@ class ServedModel:
 
     def form(self, anchor: Waiting, headroom: int | None, now: float) -> Formed:
         """Return the batch that `anchor` would run in now."""
+        if anchor.item.alone:
+            return self._alone(anchor)
         if self.ragged:
             urgent = self.room.take(self.room.group_of(anchor), CANDIDATES * self.policy.max_batch_size)
             limits = RaggedLimits(self.policy.max_batch_size, self._max_elements(headroom))
@@ -112,6 +114,12 @@ class ServedModel:
             lambda elements: self.memory.max_batch_size(elements, headroom, self._limit(elements)),
             self._padded,
         )
+
+    def _alone(self, waiting: Waiting) -> Formed:
+        if self.ragged:
+            return Formed((waiting,), ReleaseReason.ALONE, None, Load.ragged([waiting.elements]))
+        shape = self._padded((waiting,))
+        return Formed((waiting,), ReleaseReason.ALONE, shape, Load.padded(1, num_elements(shape)))
 
     def _padded(self, members: Sequence[Waiting]) -> Shape:
         """What a batch is padded to. Items keep the rungs that they came in by, whatever was learned since."""
@@ -151,7 +159,7 @@ class ServedModel:
                 f"an item of {known_bad} padded elements ran out of memory alone; this one has {elements}{known_good}"
             )
             return Refused(RefusalReason.MEMORY, detail, None)
-        if len(self.room) >= self.policy.max_queue_size:
+        if len(self.room) >= self.policy.max_queue_size and not item.accepted:
             detail = f"{len(self.room)} items wait for {self.name}, its limit is {self.policy.max_queue_size}"
             return Refused(RefusalReason.QUEUE_FULL, detail, self.drain_seconds(*self.room.backlog.ahead_of(math.inf)))
         return None
@@ -248,7 +256,7 @@ class ServedModel:
         self.latency.observe(load, seconds)
         weights = self.latency.coefficients
         if weights is not None:
-            self.law = _law(weights, self.latency.upper_factor())
+            self.law = _law(weights, self.latency.upper_factor(), self.latency.reach)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been learned, as JSON-able values."""
@@ -286,7 +294,7 @@ class ServedModel:
         self.padding_factor = min(MAX_PADDING_FACTOR, max(1.0, float(padding_factor)))
         weights = self.latency.coefficients
         if weights is not None:
-            self.law = _law(weights, self.latency.upper_factor())
+            self.law = _law(weights, self.latency.upper_factor(), self.latency.reach)
 
 
 def _cell(formed: Formed) -> tuple[int, int]:
@@ -298,7 +306,7 @@ def _sizes(formed: Formed) -> tuple[int, ...]:
     return tuple(waiting.elements for waiting in formed.members)
 
 
-def _law(weights: Weights, upper: float) -> CostLaw:
+def _law(weights: Weights, upper: float, reach: int) -> CostLaw:
     fixed, per_item, per_element, per_square, per_volume_square = weights
     return CostLaw(
         fixed=fixed,
@@ -307,4 +315,5 @@ def _law(weights: Weights, upper: float) -> CostLaw:
         per_square=per_square,
         per_volume_square=per_volume_square,
         upper=upper,
+        reach=reach,
     )

@@ -210,3 +210,17 @@ def test_items_of_different_dimensions_never_share_a_batch() -> None:
         batches.append(batch.items)
         made.report(Completed(batch_id=batch.batch_id, seconds=0.01, peak_bytes=None))
     assert sorted(batches) == [(0, 3), (1,), (2,)]
+
+
+def test_an_item_of_a_size_never_run_does_not_turn_away_everybody_else() -> None:
+    made = controller(slo_s=1.0)
+    now = 0.0
+    for number in range(40):
+        length = 8 + number % 3 * 28
+        made.offer(item(number, length, deadline=now + 1.0), now)
+        batch = launched(made, now)
+        made.report(Completed(batch_id=batch.batch_id, seconds=0.002 + 1e-6 * length**2, peak_bytes=None))
+        now += 0.01
+    assert isinstance(made.offer(item(100, 3_000_000, deadline=now + 1.0), now), Admitted)
+    launched(made, now)
+    assert isinstance(made.offer(item(101, 8, deadline=now + 1.0), now), Admitted)

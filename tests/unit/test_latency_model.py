@@ -157,3 +157,17 @@ def test_nonnegative_least_squares_agrees_with_scipy() -> None:
         ours = solve_nonnegative(rows, targets, np.ones(20))
         theirs, _ = nnls(rows, targets)
         assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_far_beyond_what_has_run_nothing_is_foretold() -> None:
+    model = LatencyModel()
+    for elements in (10, 40, 100):
+        for _ in range(4):
+            model.observe(Load.padded(1, elements), 1e-3 + 1e-6 * elements**2)
+    assert model.reach == 800
+    within = model.predict(Load.padded(1, 800))
+    assert within == pytest.approx(1e-3 + 1e-6 * 800**2, rel=0.05)
+    assert model.predict(Load.padded(1, 3_000_000)) == within
+    model.observe(Load.padded(1, 3_000_000), 0.02)
+    assert model.reach == 24_000_000
+    assert model.predict(Load.padded(1, 3_000_000)) == pytest.approx(0.02, rel=0.5)
