@@ -23,6 +23,8 @@ class Bootstrap(BaseModel):
     """Which front process this is; None in the device process."""
     listen_fd: int | None = None
     """The inherited listening socket; None in the device process."""
+    serves_file: Path | None = None
+    """What a front process makes once it serves; None in the device process."""
     config_source: str = "default configuration"
     """Where the settings come from, for messages about them."""
 

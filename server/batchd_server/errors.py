@@ -5,13 +5,15 @@
       Unauthorized          401
       Forbidden             403
       NotFound              404   unknown model, version or resource
+      RequestTimeout        408   the request came too slowly
       Conflict              409   does not go with the resource's state
       TooLarge              413   body, item or batch over a limit
       UnsupportedEncoding   415
       Unprocessable         422   understood, but it cannot work; names the field
       QueueFull             429   + Retry-After
       DeadlineInfeasible    429   + Retry-After: would be late behind the present backlog
-      ModelFailed           500   the model raised; nothing else is affected
+      HeadersTooLarge       431   request line and headers over a limit
+      ModelFailed           500   the model raised, which affects nothing else; or ended the device process (`poison`)
       Unavailable           503   + Retry-After: starting, draining, model not loaded, device lost
       DeadlineExceeded      504
       InsufficientMemory    507   one item alone runs out of memory
@@ -70,6 +72,13 @@ class NotFound(ServingError):
     code = "not_found"
 
 
+class RequestTimeout(ServingError):
+    """The request came too slowly, or not at all."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class Conflict(ServingError):
     """Does not go with the state that the resource is in."""
 
@@ -112,6 +121,13 @@ class DeadlineInfeasible(ServingError):
     code = "deadline_infeasible"
 
 
+class HeadersTooLarge(ServingError):
+    """Request line and headers over the limit."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class ModelFailed(ServingError):
     """The model raised on this batch or item."""
 
@@ -147,11 +163,13 @@ ERROR_TYPES: dict[int, type[ServingError]] = {
         Unauthorized,
         Forbidden,
         NotFound,
+        RequestTimeout,
         Conflict,
         TooLarge,
         UnsupportedEncoding,
         Unprocessable,
         QueueFull,
+        HeadersTooLarge,
         ModelFailed,
         Unavailable,
         DeadlineExceeded,

@@ -48,7 +48,7 @@ class Controls:
                 case "statistics":
                     self._reply(caller, self._questions.statistics(arguments.get("model")), None)
                 case "metrics":
-                    self._reply(caller, self._questions.metrics(now), None)
+                    self._reply(caller, self._questions.metrics(now, self._training.trouble), None)
                 case "decisions":
                     found = self._questions.decisions(arguments.get("limit"), arguments.get("model"))
                     self._reply(caller, found, None)

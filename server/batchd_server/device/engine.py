@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,13 @@ from batchd_server.config.policies import scheduler_for
 from batchd_server.config.settings import Settings
 from batchd_server.device.announcing import Announcing, process_lives
 from batchd_server.device.answering import Answering
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.controls import Controls
+from batchd_server.device.ending import Ending
 from batchd_server.device.executor import Executor
 from batchd_server.device.external_leases import ExternalLeases
-from batchd_server.device.learned_state import LearnedState
+from batchd_server.device.health_watch import HealthWatch
+from batchd_server.device.learned_state import LearnedState, LearnedWriter, circumstances_of
 from batchd_server.device.loader import Loader
 from batchd_server.device.memory.sampler import TelemetrySampler
 from batchd_server.device.memory.telemetry import Telemetry
@@ -33,13 +35,14 @@ from batchd_server.device.questions import Questions
 from batchd_server.device.repository import Caller, Repository
 from batchd_server.device.selection import SelectedDevice
 from batchd_server.device.serving import Serving
-from batchd_server.device.training.journal import JobsSeen, SnapshotSaved, TrainerFailed, TrainerReady
+from batchd_server.device.training.journal import JobsSeen, SnapshotSaved, TrainerFailed, TrainerReady, TroubleSeen
 from batchd_server.device.training.promotion import PromotedWeights
 from batchd_server.device.training.promotion_work import Adopted, PromotionSettled
 from batchd_server.device.training.quantum_work import TrainDone
 from batchd_server.device.training.spatial_split import SpatialSplit
-from batchd_server.device.training.training_side import TrainingEvent, TrainingSide
-from batchd_server.device.work import BatchDone, DeviceLost, Loaded, LoadFailed, ReleaseDone, WarmUpDone
+from batchd_server.device.training.training_side import TrainingEvent, TrainingSide, Ways
+from batchd_server.device.vitals import Vitals
+from batchd_server.device.work import BatchDone, DeviceLost, Loaded, LoadFailed, ProbeDone, ReleaseDone, WarmUpDone
 from batchd_server.errors import ServingError, Unavailable
 from batchd_server.link.codec import Frame
 from batchd_server.link.device_endpoint import Received, Waker
@@ -56,6 +59,7 @@ from batchd_server.link.messages import (
 )
 from batchd_server.observe.arrival_trace import ArrivalTrace
 from batchd_server.observe.instruments import Instruments
+from batchd_server.supervisor.pulse import NO_PULSE, Pulse
 from batchd_server.training.places import Places
 
 log = logging.getLogger(__name__)
@@ -65,12 +69,27 @@ STOP_TIMEOUT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """The daemon will stop: save what is trained, begin no more of it, and go on serving."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Finish what was admitted, then end."""
 
 
 Event: TypeAlias = (
-    BatchDone | WarmUpDone | ReleaseDone | DeviceLost | Loaded | LoadFailed | Telemetry | TrainingEvent | Stop
+    BatchDone
+    | WarmUpDone
+    | ProbeDone
+    | ReleaseDone
+    | DeviceLost
+    | Loaded
+    | LoadFailed
+    | Telemetry
+    | TrainingEvent
+    | Park
+    | Stop
 )
 
 
@@ -105,12 +124,15 @@ class Engine:
         instruments: Instruments,
         places: Places,
         *,
+        pulse: Pulse = NO_PULSE,
+        black_box: BlackBox | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoint = endpoint
         self._waker = endpoint.waker()
         self._clock = clock
-        self._drain_timeout_s = settings.server.drain_timeout_s
+        self._black_box = black_box or BlackBox()
+        self._ending = Ending(settings.server.drain_delay_s, settings.server.drain_timeout_s)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         split = SpatialSplit.of(settings, device, self.post)
         self._executor = Executor(
@@ -120,10 +142,10 @@ class Engine:
             pace=device.pace,
             telemetry=device.telemetry,
             threads=device.info.threads,
+            black_box=self._black_box,
         )
-        self._loader = Loader(
-            settings, device.torch_device, self.post, device.peaks.hold, PromotedWeights(places.promoted)
-        )
+        promoted = PromotedWeights(places.promoted)
+        self._loader = Loader(settings, device.torch_device, self.post, device.peaks.hold, promoted, self._black_box)
         # beside training there is no moment in which nothing runs: what is held when the sampler looks is resident
         resident = self._executor.resident if split is None else lambda: None
         self._sampler = TelemetrySampler(device.telemetry, resident=resident, deliver=self.post)
@@ -135,42 +157,40 @@ class Engine:
         leases = self._controller.leases if isinstance(self._controller, Controller) else None
         self._external = ExternalLeases(leases, self._controller.report, self._reply)
         self._serving = Serving(
-            self._controller, self._answering, instruments, self._executor.submit, self._trace, self._lend
+            self._controller,
+            self._answering,
+            instruments,
+            self._executor.submit,
+            self._trace,
+            self._lend,
+            self._black_box,
         )
         self._repository = Repository((name, model.load) for name, model in settings.models.items())
+        self._health = HealthWatch(self._repository, self._serving, self._executor.submit)
+        running = (self._executor.running, *(() if split is None else (split.running,)))
+        self._vitals = Vitals(pulse, settings.device.hang_timeout_s, running)
         self._training = TrainingSide(
             places,
             device,
             self._controller,
             self._repository,
-            self._executor.submit,
-            self.post,
-            self._reply,
+            Ways(self._executor.submit, self.post, self._reply),
             split,
+            self._black_box,
         )
+        self._learned = LearnedWriter(LearnedState(places.directory if settings.device.policy == ADAPTIVE else None))
         self._lifecycle = ModelLifecycle(
             self._repository,
             self._controller,
             self._serving,
-            LearnedState(settings.state.directory if settings.device.policy == ADAPTIVE else None),
-            circumstances={
-                name: {
-                    "entrypoint": model.entrypoint,
-                    "options": model.model_dump(mode="json")["options"],
-                    "version": model.version,
-                    "device": device.info.name,
-                    "threads": device.info.threads,
-                    "torch": device.info.torch,
-                }
-                for name, model in settings.models.items()
-            },
+            self._learned,
+            circumstances=circumstances_of(settings, device.info),
             load=self._loader.submit,
             submit=self._executor.submit,
             reply=self._reply,
         )
-        self.incarnation = secrets.token_hex(8)
         self._questions = Questions(
-            incarnation=self.incarnation,
+            incarnation=self._black_box.incarnation,
             device=device.info,
             policy=settings.device.policy,
             controller=self._controller,
@@ -182,7 +202,6 @@ class Engine:
         self._controls = Controls(
             self._questions, self._lifecycle, self._external, self._training, self._announcing.pids, self._reply
         )
-        self._drained_by: float | None = None  # None while serving
         self._save_at = 0.0
 
     def post(self, event: Event) -> None:
@@ -194,6 +213,7 @@ class Engine:
         """Start the threads and begin to load models."""
         self._executor.start()
         self._loader.start()
+        self._learned.start()
         self._sampler.start()
         self._training.start()
         self._lifecycle.start()
@@ -204,15 +224,20 @@ class Engine:
 
         Raises:
             DeviceLostError: the device is beyond repair in this process.
+            HungError: what runs on it does not end.
         """
         wake_at = self._clock()
         while not self._drained():
-            received = self._endpoint.receive(max(0.0, min(wake_at, self._announcing.next_at) - self._clock()))
+            received = self._endpoint.receive(
+                max(0.0, min(wake_at, self._announcing.next_at, self._vitals.next_at) - self._clock())
+            )
             now = self._clock()
             # Whatever has come is known before the free device gets its next batch.
             for each in received:
                 self._take(each, now)
             self._take_events(now)
+            self._health.tend(now)
+            self._vitals.turn(now, ready=self._repository.ready, answered=self._health.answered)
             self._external.tick(now)
             wake_at = min(self._serving.decide(now), self._training.decide(now), self._external.wake_at)
             for front in self._answering.flush():
@@ -232,6 +257,7 @@ class Engine:
         ended = (
             self._executor.stop(STOP_TIMEOUT_S),
             self._loader.stop(STOP_TIMEOUT_S),
+            self._learned.stop(STOP_TIMEOUT_S),
             self._training.stop(STOP_TIMEOUT_S),
         )
         return all(ended)
@@ -251,8 +277,9 @@ class Engine:
             case Control() as control:
                 self._announcing.seen(front)
                 self._controls.take(Caller(front, control.call), control, now)
-            case Observations(rows=rows):
+            case Observations(rows=rows, ended=ended):
                 self._instruments.requests_observed(rows)
+                self._instruments.connections_ended(ended)
             case Goodbye():
                 self._forget(front)
             case never:
@@ -266,13 +293,12 @@ class Engine:
                 return
             match event:
                 case BatchDone():
+                    self._health.batch_over(event)
                     self._serving.batch_done(event, now)
-                case WarmUpDone():
-                    self._lifecycle.warmed_up(event)
-                case ReleaseDone():
-                    self._lifecycle.released(event)
-                case Loaded() | LoadFailed():
-                    self._lifecycle.loaded(event)
+                case ProbeDone():
+                    self._health.probed(event, now)
+                case Loaded() | LoadFailed() | WarmUpDone() | ReleaseDone():
+                    self._lifecycle.take(event)
                 case Telemetry():
                     self._questions.telemetry = event
                     self._controller.observe(event.memory)
@@ -285,10 +311,13 @@ class Engine:
                     | SnapshotSaved()
                     | TrainerReady()
                     | TrainerFailed()
+                    | TroubleSeen()
                 ):
                     self._training.take(event)
                 case DeviceLost(reason=reason):
                     raise DeviceLostError(reason)
+                case Park():
+                    self._park(now)
                 case Stop():
                     self._drain(now)
                 case never:
@@ -308,13 +337,15 @@ class Engine:
             self._forget(caller.front)
 
     def _announce(self, now: float) -> None:
-        draining = self._drained_by is not None
+        draining = self._ending.stopping
         state = Announce(
-            incarnation=self.incarnation,
+            incarnation=self._black_box.incarnation,
+            fallen=self._black_box.fallen,
             pid=os.getpid(),
             ready=self._repository.ready and not draining,
             draining=draining,
             models=self._repository.states(),
+            training_trouble=self._training.trouble,
         )
         for front in self._announcing.announce(state, now):
             self._forget(front)
@@ -325,19 +356,20 @@ class Engine:
         self._serving.forget_front(front)
         self._external.forget_front(front)
 
-    def _drain(self, now: float) -> None:
-        if self._drained_by is None:
-            log.info("finishing %d admitted items", self._serving.num_open)
-            self._drained_by = now + self._drain_timeout_s
-            self._controller.drain()
+    def _park(self, now: float) -> None:
+        if self._ending.park(now):
             self._external.drain()
             self._training.drain()
 
+    def _drain(self, now: float) -> None:
+        if self._ending.stop(now):
+            log.info("finishing %d admitted items", self._serving.num_open)
+            self._controller.drain()
+            self._park(now)
+
     def _drained(self) -> bool:
-        if self._drained_by is None:
-            return False
-        open_still = self._serving.num_open or self._serving.busy or self._training.busy
-        return not open_still or self._clock() >= self._drained_by
+        # a batch whose items nobody waits for any more is left behind
+        return self._ending.over(self._clock(), serving=self._serving.num_open > 0, saving=self._training.busy)
 
     def _save(self, now: float) -> None:
         self._trace.flush(now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,9 @@ from batchd.item import Shape, num_elements
 from batchd.load import Load
 from batchd.outcome import Completed, Failed, OutOfMemory
 from batchd.policy import Layout
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.failures import Failure, FailureKind, WrongAnswers, classify
+from batchd_server.device.hang_watch import RunAccount, Running
 from batchd_server.device.memory.prediction import predict_peaks
 from batchd_server.device.memory.telemetry import Cell, Measurement, PeakMeter, TelemetrySource
 from batchd_server.device.pace import OwnPace, Pace
@@ -35,16 +38,20 @@ from batchd_server.device.work import (
     DeviceLost,
     Done,
     Example,
+    ProbeDone,
+    ProbeWork,
     ReleaseDone,
     ReleaseWork,
     Stages,
     WarmUpDone,
     WarmUpWork,
     Work,
+    describe_work,
 )
 from batchd_server.device.worker_thread import WorkerThread
 from batchd_server.models.protocol import Model, SupportsRagged
 from batchd_server.models.spec import Tensors
+from batchd_server.observe.log_context import batch_fields
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +74,11 @@ class Executor(WorkerThread[Work]):
         pace: Pace | None = None,
         telemetry: TelemetrySource | None = None,
         threads: int | None = None,
+        black_box: BlackBox | None = None,
         name: str = "executor",
     ) -> None:
         super().__init__(name)
+        self._black_box = black_box or BlackBox()
         self._device = device
         self._peaks = peaks
         self._deliver = deliver
@@ -79,10 +88,15 @@ class Executor(WorkerThread[Work]):
         self._resident: int | None = None
         self._resident_at = -RESIDENT_INTERVAL_S
         self._threads = threads  # of torch; None: as many as whoever set them last
+        self._account = RunAccount()
 
     def resident(self) -> int | None:
         """Return the bytes that this process held when last no batch ran."""
         return self._resident
+
+    def running(self) -> Running | None:
+        """Return what runs now; None while nothing does. Safe from any thread."""
+        return self._account.current
 
     def _main(self) -> None:
         if self._device.type == "cuda":
@@ -91,11 +105,24 @@ class Executor(WorkerThread[Work]):
             use_torch_threads(self._threads)
         with torch.no_grad():  # not inference_mode: the ledger could not see into composite ops
             while (work := self._inbox.get()) is not None:
+                self._account.begin(describe_work(work), self._upper_s(work))
                 done = self._perform(work)
+                self._account.end()
                 self._note_resident(always=not isinstance(work, (BatchWork, TrainWork)))
                 del work
                 self._deliver(done)
                 del done
+
+    def _upper_s(self, work: Work) -> float | None:
+        """Return the predicted upper time; None where it may be a first run that compiles."""
+        compiles = _has_compiled()
+        match work:
+            case BatchWork() if _cell(work) in self._seen or not (compiles or self._device.type == "cuda"):
+                return work.upper_s
+            case TrainWork() if not compiles:
+                return work.upper_s
+            case _:
+                return None
 
     def _perform(self, work: Work) -> Done:
         match work:
@@ -103,6 +130,14 @@ class Executor(WorkerThread[Work]):
                 return self._batch(work)
             case WarmUpWork():
                 return self._warm_up(work)
+            case ProbeWork():
+                shape = lies(work.layout, work.example)
+                attempt, _ = self._measured(None, work.model, (work.example.item,), shape)
+                if isinstance(attempt, Failure):
+                    if self._recovery.lost(attempt):
+                        return DeviceLost(attempt.message)
+                    self._recovery.release()
+                return ProbeDone(work=work, failure=attempt if isinstance(attempt, Failure) else None)
             case ReleaseWork():
                 self._seen = {cell for cell in self._seen if cell[0] != work.name}
                 self._peaks.forget(work.name)
@@ -142,7 +177,11 @@ class Executor(WorkerThread[Work]):
     def _failed(
         self, work: BatchWork, failure: Failure, measurement: Measurement, started: float
     ) -> BatchDone | DeviceLost:
-        log.warning("%s: batch of %d, %d elements: %s", work.name, len(work.items), work.elements, failure.message)
+        # what a client is told of its own item's failure is logged, as a warning, by the front that tells it
+        level = logging.INFO if failure.kind is FailureKind.MODEL else logging.WARNING
+        fields = {"model": work.name, "code": failure.kind.value, **batch_fields(work.requests)}
+        size, place = len(work.items), f" ({failure.place})" if failure.place else ""
+        log.log(level, "batch of %d, %d elements: %s%s", size, work.elements, failure.message, place, extra=fields)
         if self._recovery.lost(failure):
             return DeviceLost(failure.message)
         if failure.kind is FailureKind.OUT_OF_MEMORY:
@@ -153,6 +192,7 @@ class Executor(WorkerThread[Work]):
             return BatchDone(work=work, outcome=outcome, started=started, finished=time.monotonic())
         answers: list[Tensors | Failure] = [failure] if len(work.items) == 1 else []
         while len(answers) < len(work.items):
+            self._black_box.rerun(len(answers))
             alone = self._alone(work.model, work.items[len(answers)], work.padded_shape)
             if isinstance(alone, Failure) and self._recovery.lost(alone):
                 return DeviceLost(alone.message)
@@ -185,6 +225,8 @@ class Executor(WorkerThread[Work]):
                     return DeviceLost(attempt.message)
                 self._recovery.release()
                 return WarmUpDone(work=work, failure=attempt)
+        if work.known:
+            return WarmUpDone(work=work, failure=None, layout=work.layouts[0])
         layout = self._fastest_layout(work) if len(work.layouts) > 1 else work.layouts[0]
         done = layout if isinstance(layout, DeviceLost) else self._calibrate(work, layout)
         if isinstance(done, DeviceLost) or layout is Layout.RAGGED:  # predictions are of padded batches
@@ -240,6 +282,7 @@ class Executor(WorkerThread[Work]):
     def _measured(
         self, cell: Cell | None, model: Model, items: Sequence[Tensors], padded_shape: Shape | None
     ) -> tuple[tuple[Sequence[Tensors], Stages] | Failure, Measurement]:
+        self._account.again()
         with self._peaks.measure(cell) as measurement:
             attempt = self._attempt(model, items, padded_shape, measurement)
         return attempt, measurement
@@ -294,6 +337,12 @@ class Executor(WorkerThread[Work]):
 def lies(layout: Layout, example: Example) -> Shape | None:
     """Return what copies of `example` are padded to; None where they lie end to end."""
     return None if layout is Layout.RAGGED else example.padded_shape
+
+
+def _has_compiled() -> bool:
+    """Whether torch.compile has had anything to do in this process, as it has from a compiled model's warm-up on."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
+    return bool(counters and counters.get("frames"))
 
 
 def _cell(work: BatchWork) -> Cell:

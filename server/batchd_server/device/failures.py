@@ -6,13 +6,16 @@ Must not import torch: errors are told by their names and texts, which also hold
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from batchd_server.errors import InsufficientMemory, ModelFailed, ServingError
+from batchd_server.observe.exceptions import place_of
 
 EXIT_DEVICE_LOST = 75
 """Exit status of a device process whose CUDA context is beyond repair (EX_TEMPFAIL): start another one."""
+EXIT_HUNG = 76
+"""Exit status of a device process in which something runs that should have ended long ago: start another one."""
 
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",
@@ -55,6 +58,8 @@ class Failure:
 
     kind: FailureKind
     message: str
+    place: str = field(default="", compare=False)
+    """Where in the code, for the log: `file:line in function`."""
 
     def to_error(self) -> ServingError:
         """Return what the client of an item that failed alone is told."""
@@ -69,7 +74,7 @@ class WrongAnswers(Exception):
 
 def classify(error: BaseException) -> Failure:
     """Return what `error` means."""
-    return Failure(_kind(error), describe(error))
+    return Failure(_kind(error), describe(error), place_of(error))
 
 
 def describe(error: BaseException) -> str:

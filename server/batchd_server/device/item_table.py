@@ -16,6 +16,8 @@ class PendingRequest:
 
     front: bytes
     number: int
+    request_id: str = ""
+    trace_id: str = ""
     open: set[ItemId] = field(default_factory=set)
     failed: bool = False
 
@@ -43,11 +45,12 @@ class ItemTable:
     def __iter__(self) -> Iterator[PendingItem]:
         return iter(self._items.values())
 
-    def request(self, front: bytes, number: int) -> PendingRequest:
-        """Return the request of that number, a new one if it is not known."""
+    def request(self, front: bytes, number: int, request_id: str = "", trace_id: str = "") -> PendingRequest:
+        """Return the request of that number, a new one, with the ids that the log knows it by, if it is not known."""
         known = self._requests[front].get(number)
         if known is None:
-            known = self._requests[front][number] = PendingRequest(front=front, number=number)
+            known = PendingRequest(front=front, number=number, request_id=request_id, trace_id=trace_id)
+            self._requests[front][number] = known
         return known
 
     def add(self, pending: PendingItem) -> None:

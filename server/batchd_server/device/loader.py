@@ -9,6 +9,7 @@ import torch
 
 from batchd_server.config.policies import layouts_to_try, model_policy
 from batchd_server.config.settings import Settings
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.failures import describe
 from batchd_server.device.memory.ledger import tensors_in
 from batchd_server.device.training.promotion import PromotedWeights
@@ -32,8 +33,10 @@ class Loader(WorkerThread[str]):
         deliver: Callable[[Loaded | LoadFailed], None],
         hold: Callable[[Iterable[torch.Tensor]], None],
         promoted: PromotedWeights | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
         super().__init__("loader")
+        self._black_box = black_box or BlackBox()
         self._settings = settings
         self._device = device
         self._hold = hold
@@ -47,7 +50,8 @@ class Loader(WorkerThread[str]):
     def _run(self, name: str) -> None:
         log.info("loading model %s", name)
         try:
-            result: Loaded | LoadFailed = self._load(name)
+            with self._black_box.beside(f"loading model {name}"):
+                result: Loaded | LoadFailed = self._load(name)
         except ModelLoadError as error:
             result = LoadFailed(name, str(error))
         except BaseException as error:  # user code: whatever it raises is the reason, sys.exit included

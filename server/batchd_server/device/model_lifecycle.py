@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from batchd.device_scheduler import DeviceScheduler
-from batchd_server.device.learned_state import LearnedState
+from batchd.policy import Layout
+from batchd_server.device.learned_state import Learned, LearnedState, LearnedWriter
 from batchd_server.device.repository import Caller, Entry, Repository
 from batchd_server.device.serving import Serving
 from batchd_server.device.work import (
@@ -19,7 +20,6 @@ from batchd_server.device.work import (
     Example,
     Loaded,
     LoadFailed,
-    PredictedPeak,
     ReleaseDone,
     ReleaseWork,
     WarmUpDone,
@@ -41,7 +41,7 @@ class ModelLifecycle:
         repository: Repository,
         controller: DeviceScheduler,
         serving: Serving,
-        learned: LearnedState,
+        learned: LearnedState | LearnedWriter,
         *,
         circumstances: Mapping[str, Mapping[str, Any]],
         load: Callable[[str], None],
@@ -104,6 +104,16 @@ class ModelLifecycle:
             entry.loaded = None
             self._submit(ReleaseWork(name=name))
 
+    def take(self, event: Loaded | LoadFailed | WarmUpDone | ReleaseDone) -> None:
+        """Hear of a stage that is over."""
+        match event:
+            case Loaded() | LoadFailed():
+                self.loaded(event)
+            case WarmUpDone():
+                self.warmed_up(event)
+            case ReleaseDone():
+                self.released(event)
+
     def loaded(self, event: Loaded | LoadFailed) -> None:
         """The loader is done with a model."""
         if isinstance(event, LoadFailed):
@@ -115,19 +125,23 @@ class ModelLifecycle:
             log.warning(
                 "model %s takes none of the examples tried and is not warmed up; give it `example(size)`", event.name
             )
-            self._open(entry, event, (), ())
+            self._open(entry, event, (), self._kept(entry))
             return
+        self._warm_up(event, self._kept(entry))
+
+    def _warm_up(self, event: Loaded, kept: Learned | None) -> None:
         padded = [event.policy.padded(event.model.shape(item)) for item in event.examples]
         examples = tuple(Example(item, shape) for item, shape in zip(event.examples, padded, strict=True))
-        self._submit(
-            WarmUpWork(
-                name=event.name,
-                model=event.model,
-                examples=examples,
-                planned=event.planned,
-                layouts=event.layouts,
-            )
+        work = WarmUpWork(
+            name=event.name,
+            model=event.model,
+            examples=examples,
+            planned=event.planned,
+            layouts=event.layouts,
         )
+        layout = None if kept is None else _layout(kept, event)
+        log.debug("model %s: warm-up begins, its costs are %s", event.name, "unknown" if layout is None else "known")
+        self._submit(work if layout is None else replace(work, layouts=(layout,), known=True))
 
     def warmed_up(self, done: WarmUpDone) -> None:
         """The first forwards of a model have run."""
@@ -139,7 +153,9 @@ class ModelLifecycle:
         assert entry.loaded is not None, "a model was warmed up that is not loaded"
         if done.layout is not entry.loaded.policy.layout:
             entry.loaded = replace(entry.loaded, policy=replace(entry.loaded.policy, layout=done.layout))
-        self._open(entry, entry.loaded, done.calibration, done.predicted)
+        if not done.work.known:
+            entry.predicted = done.predicted
+        self._open(entry, entry.loaded, done.calibration, self._kept(entry), known=done.work.known)
 
     def released(self, done: ReleaseDone) -> None:
         """An unloaded model's memory has been given back."""
@@ -168,22 +184,34 @@ class ModelLifecycle:
         entry: Entry,
         loaded: Loaded,
         calibration: Sequence[CalibrationRun],
-        predicted: Sequence[PredictedPeak],
+        kept: Learned | None,
+        *,
+        known: bool = False,
     ) -> None:
+        if known and kept is not None:
+            entry.predicted = kept.predicted
         self._controller.add_model(entry.name, loaded.policy)
         for run in calibration:
             self._controller.calibrate(entry.name, run.batch_size, run.shape, run.seconds)
-        for peak in predicted:
+        for peak in entry.predicted:
             self._controller.foresee(entry.name, peak.batch_size, peak.shape, peak.peak_bytes)
-        state = self._learned.load(entry.name, self._circumstances[entry.name])
-        if state is not None:
+        if kept is not None:
             try:
-                self._controller.load_state_dict(entry.name, state)
+                self._controller.load_state_dict(entry.name, dict(kept.state))
             except (ValueError, KeyError, TypeError) as error:
                 log.warning("what was learned about model %s does not fit and is ignored: %s", entry.name, error)
+                if known:
+                    self._controller.remove_model(entry.name)
+                    self._warm_up(loaded, None)
+                    return
         self._serving.open_model(entry.name, loaded.model, loaded.policy.slo_s)
         log.info("model %s is ready, for %s batches", entry.name, loaded.policy.layout)
         self._settle(self._repository.move(entry.name, "READY"), None)
+        if not known:
+            self._save(entry.name)  # whoever takes over from this process, however soon, need not learn it again
+
+    def _kept(self, entry: Entry) -> Learned | None:
+        return self._learned.load(entry.name, self._circumstances[entry.name])
 
     def _give_up(self, name: str, reason: str) -> None:
         log.error("model %s cannot be served: %s", name, reason)
@@ -198,8 +226,26 @@ class ModelLifecycle:
 
     def _save(self, name: str) -> None:
         if self._learned.enabled:
-            self._learned.save(name, self._circumstances[name], self._controller.state_dict(name))
+            entry = self._repository[name]
+            assert entry.loaded is not None, "a model is saved that is not loaded"
+            learned = Learned(
+                state=self._controller.state_dict(name), policy=_limits(entry.loaded), predicted=entry.predicted
+            )
+            self._learned.save(name, self._circumstances[name], learned)
 
 
 def _result(entry: Entry) -> dict[str, str]:
-    return {"name": entry.name, "state": entry.state, "reason": entry.reason}
+    return {"name": entry.name, "state": entry.shown, "reason": entry.failing or entry.reason}
+
+
+def _limits(loaded: Loaded) -> str:
+    """Return what the planned batches depend on beside the model."""
+    policy = loaded.policy
+    return repr((policy.max_batch_size, policy.max_batch_elements, policy.max_item_elements, policy.ladder))
+
+
+def _layout(kept: Learned, loaded: Loaded) -> Layout | None:
+    """Return the layout that was learned of, if with it everything is known that a warm-up would find out."""
+    layout = str(kept.state.get("layout"))
+    known = layout in loaded.layouts and kept.policy == _limits(loaded)
+    return Layout(layout) if known else None

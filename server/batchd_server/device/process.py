@@ -7,20 +7,26 @@ import logging
 import os
 import signal
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 from batchd_server.bootstrap import Bootstrap
 from batchd_server.config.settings import Settings
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.device_info import DeviceInfo
-from batchd_server.device.engine import DeviceLostError, Engine, Stop
-from batchd_server.device.failures import EXIT_DEVICE_LOST
+from batchd_server.device.engine import DeviceLostError, Engine, Park, Stop
+from batchd_server.device.failures import EXIT_DEVICE_LOST, EXIT_HUNG
 from batchd_server.device.selection import SelectedDevice, select_device
+from batchd_server.device.vitals import HungError
 from batchd_server.link.device_endpoint import DeviceEndpoint
 from batchd_server.observe.instruments import Instruments
 from batchd_server.observe.logs import configure_logging
 from batchd_server.observe.metrics import Metrics
 from batchd_server.observe.model_statistics import ModelStatistics
+from batchd_server.supervisor.pulse import Beat, Pulse
+from batchd_server.supervisor.standing import DeviceStanding, directory_of
+from batchd_server.supervisor.stopping import LEAVE, stop_noted
 from batchd_server.training.places import Places
 
 log = logging.getLogger(__name__)
@@ -32,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM; return the exit status."""
     parser = argparse.ArgumentParser(prog="batchd-device", description=__doc__)
     parser.add_argument("--bootstrap", type=Path, required=True, help="the file that the supervisor wrote")
-    bootstrap = Bootstrap.read(parser.parse_args(arguments).bootstrap)
+    parser.add_argument("--pulse", type=int, help="the descriptor to give signs of life through")
+    options = parser.parse_args(arguments)
+    bootstrap = Bootstrap.read(options.bootstrap)
+    pulse = Pulse(options.pulse)
+    pulse.beat(Beat.ALIVE, time.monotonic())
     server = bootstrap.settings.server
     configure_logging("device", level=server.log_level, form=server.log_format)
     try:
@@ -42,9 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_SETTINGS
     endpoint = DeviceEndpoint(bootstrap.link_address)
     instruments = instruments_for(bootstrap.settings, device.info)
+    standing = DeviceStanding.read(directory_of(bootstrap.link_address))
+    instruments.metrics.restarts.inc(0 if standing is None else standing.deaths)
     places = Places.of(bootstrap.settings, bootstrap.link_address)
-    engine = Engine(bootstrap.settings, device, endpoint, instruments, places)
+    black_box = BlackBox.open(directory_of(bootstrap.link_address))
+    engine = Engine(bootstrap.settings, device, endpoint, instruments, places, pulse=pulse, black_box=black_box)
     signal.signal(signal.SIGTERM, lambda *_: engine.post(Stop()))
+    signal.signal(LEAVE, lambda *_: engine.post(Park()))
+    if stop_noted(directory_of(bootstrap.link_address)):
+        engine.post(Park())
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # the supervisor has it ignored: it sends SIGTERM in time
         signal.signal(signal.SIGINT, lambda *_: engine.post(Stop()))
     log.info("device process %d: %s (%s)", os.getpid(), device.info.name, device.info.kind)
@@ -60,6 +76,10 @@ def serve(engine: Engine, endpoint: DeviceEndpoint, device: SelectedDevice) -> i
         log.critical("the device %s is lost, only a new process helps: %s", device.info.name, error)
         logging.shutdown()
         os._exit(EXIT_DEVICE_LOST)  # a poisoned CUDA context hangs or throws in every destructor
+    except HungError as error:
+        log.critical("the device process is stuck, only a new one helps: %s", error)
+        logging.shutdown()
+        os._exit(EXIT_HUNG)  # the thread that hangs can only be left
     ended = engine.close()
     endpoint.close()
     log.info("device process %d has ended", os.getpid())

@@ -119,8 +119,8 @@ class Questions:
             raise BadRequest("model must be a name", field="model")
         return self._instruments.decisions.latest(count, model)
 
-    def metrics(self, now: float) -> str:
-        """Return Prometheus's text, with the gauges as they are now."""
+    def metrics(self, now: float, training_trouble: str = "") -> str:
+        """Return Prometheus's text, with the gauges as they are now; `training_trouble` is why nothing trains."""
         snapshot = self._snapshot(now)
         metrics = self._instruments.metrics
         served = {model.name: model for model in snapshot.models}
@@ -132,6 +132,9 @@ class Questions:
         metrics.queue.in_flight.set(self._serving.num_open)
         metrics.memory.show(self.telemetry, snapshot.budget_bytes, snapshot.headroom_bytes)
         metrics.leases.show(snapshot.leases)
+        metrics.training_paused.clear()
+        if training_trouble:
+            metrics.training_paused.labels(training_trouble).set(1)
         return metrics.exposition()
 
     def _snapshot(self, now: float) -> ControllerSnapshot:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from batchd_server.device.work import Loaded
+from batchd_server.device.work import Loaded, PredictedPeak
 from batchd_server.link.messages import ModelState
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
@@ -42,8 +42,17 @@ class Entry:
     """Whether the server is ready only once this model is."""
     state: State = "UNAVAILABLE"
     reason: str = ""
+    failing: str = ""
+    """Why a READY model is out of service: its runs fail. It stays loaded, and is shown as UNAVAILABLE meanwhile."""
     loaded: Loaded | None = None
+    predicted: tuple[PredictedPeak, ...] = ()
+    """What its batches are thought to take; kept with what is learned."""
     callers: list[Caller] = field(default_factory=list)
+
+    @property
+    def shown(self) -> State:
+        """What the world is told."""
+        return "UNAVAILABLE" if self.failing else self.state
 
 
 class Repository:
@@ -68,20 +77,21 @@ class Repository:
         assert (entry.state, state) in TRANSITIONS, f"model {name} cannot go from {entry.state} to {state}"
         entry.state = state
         entry.reason = reason
+        entry.failing = ""
         return entry
 
     @property
     def ready(self) -> bool:
         """Whether every wanted model serves."""
-        return all(entry.state == "READY" for entry in self._entries.values() if entry.wanted)
+        return all(entry.shown == "READY" for entry in self._entries.values() if entry.wanted)
 
     def states(self) -> tuple[ModelState, ...]:
         """Return what fronts are told."""
         return tuple(
             ModelState(
                 name=entry.name,
-                state=entry.state,
-                reason=entry.reason,
+                state=entry.shown,
+                reason=entry.failing or entry.reason,
                 slo_s=0.0 if entry.loaded is None else entry.loaded.policy.slo_s,
             )
             for entry in self._entries.values()

@@ -16,13 +16,14 @@ from batchd.device_scheduler import DeviceScheduler
 from batchd.item import Item, ItemId
 from batchd.outcome import OutOfMemory
 from batchd_server.device.answering import Answering
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.failures import Failure
 from batchd_server.device.item_table import ItemTable, PendingItem
 from batchd_server.device.refusals import refusal_error
 from batchd_server.device.work import BatchDone, BatchWork
 from batchd_server.errors import BadRequest, DeadlineExceeded, InsufficientMemory, ServingError, TooLarge, Unavailable
 from batchd_server.link.codec import Frame, LinkError, unpack_tensors
-from batchd_server.link.messages import Offer
+from batchd_server.link.messages import Offer, RunningItem
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
 from batchd_server.observe.arrival_trace import ArrivalTrace
@@ -49,7 +50,9 @@ class Serving:
         submit: Callable[[BatchWork], None],
         trace: ArrivalTrace,
         lend: Callable[[RunMicrobatch, float], None] | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
+        self._black_box = black_box or BlackBox()
         self._trace = trace
         self._controller = controller
         self._answering = answering
@@ -58,6 +61,7 @@ class Serving:
         self._lend = lend
         self._table = ItemTable()
         self._models: dict[str, tuple[Model, float]] = {}  # with the SLO in seconds
+        self._suspended: dict[str, ServingError] = {}
         self._ids = count(1)
         self._launched: _Launched | None = None
 
@@ -74,6 +78,14 @@ class Serving:
         for item_id in self._controller.remove_model(name):
             self._fail(item_id, error, now)
 
+    def suspend_model(self, name: str, error: ServingError) -> None:
+        """Refuse a model's items with `error` until it is resumed; those that wait are still run."""
+        self._suspended[name] = error
+
+    def resume_model(self, name: str) -> None:
+        """Admit a model's items again."""
+        self._suspended.pop(name, None)
+
     # ---- items come and go -------------------------------------------------------------------------------------------
 
     def offer(self, front: bytes, message: Offer, frames: Sequence[Frame], now: float) -> None:
@@ -82,12 +94,16 @@ class Serving:
         deadline = message.arrived + slo_s if message.deadline is None else message.deadline
         self.cancel(front, message.request)  # offered again: only the last offer counts
         self._trace.record(message, deadline)
+        suspended = self._suspended.get(message.model)
+        if suspended is not None:
+            self._refuse_request(front, message, suspended)
+            return
         limit = self._controller.max_queue_size(message.model)
         if limit is not None and len(message.items) > limit:
             detail = f"{len(message.items)} items are more than may ever wait for {message.model}: {limit}"
             self._refuse_request(front, message, TooLarge(detail))
             return
-        request = self._table.request(front, message.request)
+        request = self._table.request(front, message.request, message.request_id, message.trace_id)
         for index, offered in enumerate(message.items):
             item = Item(
                 id=ItemId(next(self._ids)),
@@ -96,6 +112,8 @@ class Serving:
                 arrived=message.arrived,
                 deadline=deadline,
                 priority=message.priority,
+                alone=message.alone,
+                accepted=message.accepted,
             )
             try:
                 tensors = unpack_tensors(offered.tensors, frames)
@@ -163,6 +181,7 @@ class Serving:
         assert launched is not None, "a batch came back that was not launched"
         assert launched.decision.batch_id == done.work.batch_id, "another batch came back than was launched"
         self._launched = None
+        self._black_box.batch_over()
         settled = self._controller.report(done.outcome)
         self._instruments.batch_over(launched.decision, done, launched.oldest_wait_s, settled.requeued)
         if isinstance(done.outcome, OutOfMemory):
@@ -185,6 +204,7 @@ class Serving:
         pending = [self._open(item_id) for item_id in decision.items]
         oldest_wait_s = now - min(entry.item.arrived for entry in pending)
         self._launched = _Launched(decision, now, oldest_wait_s)
+        self._black_box.batch(RunningItem(item.request.front, item.request.number, item.index) for item in pending)
         self._submit(
             BatchWork(
                 batch_id=decision.batch_id,
@@ -193,6 +213,8 @@ class Serving:
                 items=tuple(entry.tensors for entry in pending),
                 padded_shape=decision.padded_shape,
                 elements=decision.elements,
+                upper_s=decision.predicted_upper_s,
+                requests=tuple((entry.request.request_id, entry.request.trace_id) for entry in pending),
             )
         )
         self._instruments.batch_launched(decision, oldest_wait_s)
@@ -207,8 +229,9 @@ class Serving:
             pending = self._table.get(item_id)
             if pending is not None:
                 self._instruments.item_expired(pending.item.model)
-                late = "before the item could run" if pending.item.deadline <= now else "would pass while it runs"
-                self._fail(item_id, DeadlineExceeded(f"the deadline passed {late}"), now)
+                over = pending.item.deadline <= now
+                late = "passed before the item could run" if over else "would pass while it runs"
+                self._fail(item_id, DeadlineExceeded(f"the deadline {late}"), now)
 
     def _answer(self, item_id: ItemId, answer: Tensors, launched: _Launched, done: BatchDone) -> None:
         pending = self._table.settle(item_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from batchd.item import BatchId, Shape
 from batchd.outcome import Outcome
@@ -25,6 +25,8 @@ class BatchWork:
     items: tuple[Tensors, ...]
     padded_shape: Shape | None  # None: the items lie end to end
     elements: int  # of the whole batch, padding included
+    upper_s: float | None = None  # predicted; None: unknown
+    requests: tuple[tuple[str, str], ...] = ()  # of each item, request id and trace id: for the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,18 @@ class WarmUpWork:
     planned: tuple[PlannedBatch, ...] = ()
     layouts: tuple[Layout, ...] = (Layout.PADDED,)
     """More than one are measured against each other; the fastest is kept."""
+    known: bool = False
+    """Its costs were learned before: that the first example runs is all that is asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeWork:
+    """Run an example of a model that serves, to see whether it still works."""
+
+    name: str
+    model: Model
+    example: Example
+    layout: Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +79,7 @@ class ReleaseWork:
     name: str
 
 
-Work: TypeAlias = BatchWork | WarmUpWork | ReleaseWork | TrainWork | Promotion
+Work: TypeAlias = BatchWork | WarmUpWork | ProbeWork | ReleaseWork | TrainWork | Promotion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +138,14 @@ class WarmUpDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeDone:
+    """A probe is over; `failure` is None where it worked."""
+
+    work: ProbeWork
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseDone:
     """An unloaded model's memory has been given back."""
 
@@ -158,4 +180,23 @@ class LoadFailed:
     reason: str
 
 
-Done: TypeAlias = BatchDone | WarmUpDone | ReleaseDone | TrainDone | Adopted | DeviceLost
+Done: TypeAlias = BatchDone | WarmUpDone | ProbeDone | ReleaseDone | TrainDone | Adopted | DeviceLost
+
+
+def describe_work(work: Work) -> str:
+    """Return what a piece of work is, for the log."""
+    match work:
+        case BatchWork():
+            return f"a batch of {len(work.items)} of model {work.name}"
+        case WarmUpWork():
+            return f"the warm-up of model {work.name}"
+        case ProbeWork():
+            return f"a probe of model {work.name}"
+        case ReleaseWork():
+            return f"the release of model {work.name}"
+        case TrainWork():
+            return f"a {work.quantum} of job {work.job}"
+        case Promotion():
+            return f"the promotion of model {work.model}"
+        case _:
+            assert_never(work)

@@ -22,6 +22,8 @@ def item_shape(model: Model, item: Tensors) -> Shape:
         shape = tuple(operator.index(size) for size in model.shape(item))
     except TypeError as error:
         raise LinkError(f"its shape is not a tuple of whole numbers: {error}") from error
+    except BaseException as error:  # user code: whatever it raises is an answer
+        raise LinkError(f"its shape cannot be told: {type(error).__name__}") from error
     if not all(0 <= size <= LARGEST_SIZE for size in shape):
         raise LinkError(f"its shape {shape} has a size outside 0..{LARGEST_SIZE}")
     return shape

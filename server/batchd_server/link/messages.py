@@ -6,7 +6,7 @@ refers to by index. Times are CLOCK_MONOTONIC seconds, which all processes of a 
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -45,6 +45,10 @@ class Offer(msgspec.Struct, frozen=True, tag="offer"):
     arrived: float
     deadline: float | None  # None = the model's SLO, counted from `arrived`
     priority: int
+    request_id: str = ""  # of the HTTP request, for the log; so is the next
+    trace_id: str = ""
+    alone: bool = False  # its items may end the device process: each runs in a batch of its own
+    accepted: bool = False  # a device process had it before, or it has waited for one: no queue refuses it now
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -78,10 +82,11 @@ class Control(msgspec.Struct, frozen=True, tag="control"):
 class Observations(msgspec.Struct, frozen=True, tag="observations"):
     """Finished requests as the front saw them, shipped in batches so that all metrics live in the device process.
 
-    Each row: (model, api, outcome, duration_s, overhead_s).
+    Each row: (model, api, outcome, duration_s, overhead_s). `ended` counts connections by the limit that ended them.
     """
 
     rows: tuple[tuple[str, str, str, float, float], ...]
+    ended: dict[str, int] = {}
 
 
 class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
@@ -103,6 +108,24 @@ class ModelState(msgspec.Struct, frozen=True):
     slo_s: float = 0.0
 
 
+class RunningItem(NamedTuple):
+    """An item that was on the device."""
+
+    front: bytes  # the link's identity of the front process
+    request: int
+    item: int  # its index in the request
+
+
+class Fallen(msgspec.Struct, frozen=True):
+    """How an earlier device process ended, and what it was doing then."""
+
+    incarnation: str
+    exit: int | None  # exit code, negative: the signal; None: not known
+    running: tuple[RunningItem, ...] | None  # the items of the batch; None: it cannot be told
+    job: str = ""  # the training job whose quantum ran
+    beside: tuple[str, ...] = ()  # what else was going on, on other threads
+
+
 class Announce(msgspec.Struct, frozen=True, tag="announce"):
     """The device process's state; sent on Hello, on every change, and as a heartbeat once a second.
 
@@ -114,6 +137,8 @@ class Announce(msgspec.Struct, frozen=True, tag="announce"):
     ready: bool
     draining: bool
     models: tuple[ModelState, ...]
+    fallen: tuple[Fallen, ...] = ()  # the device processes before it, the latest last
+    training_trouble: str = ""  # why all training rests, a `Trouble`; empty while nothing keeps it from going on
 
 
 class ItemAnswer(msgspec.Struct, frozen=True, array_like=True):

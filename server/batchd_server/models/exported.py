@@ -2,8 +2,9 @@
 
 A model file is code. Whoever can write it decides what the device process does; batchd loads only files that the
 configuration names, and never one that a client sends. Both formats are zip archives. Of a `torch.export` archive,
-torch would unpickle whatever the file asks for; here it is held to tensors (`weights_only`), and archives with pickled
-objects are refused. TorchScript is run by torch's own interpreter and unpickler, which cannot import Python modules.
+torch would unpickle and load whatever the file asks for; here it is held to tensors (`weights_only`), and archives
+with pickled objects or native code are refused. That is no sandbox: the graph itself names the functions that it calls.
+TorchScript is run by torch's own interpreter and unpickler, which cannot import Python modules.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 _SPEC_KEYS = ("name", "datatype", "shape", "finite", "max_size")
-_PICKLED_OBJECT_PREFIX = "opaque_obj"  # torch.export.pt2_archive.constants
+# as torch.export.pt2_archive.constants has them
+_PICKLED_OBJECTS = ("opaque_obj", "custom_obj")
+_NATIVE_CODE = "data/aotinductor/"
 _FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # read by torch.load
 
 
@@ -81,7 +84,8 @@ class ExportedModel(PaddedModel):
         """Load the file onto `device`, and settle the order of its parameters.
 
         Raises:
-            ValueError: the file holds pickled objects, or its parameters are not those of the configuration.
+            ValueError: the file holds pickled objects or compiled code, or its parameters are not those of the
+                configuration.
         """
         self.device = device
         if device.type == "cpu":
@@ -177,8 +181,11 @@ def _load_export(path: Path, device: torch.device) -> tuple[torch.nn.Module, tup
     from torch.export.passes import move_to_device_pass  # noqa: PLC0415
 
     with zipfile.ZipFile(path) as archive:
-        if any(_PICKLED_OBJECT_PREFIX in name for name in archive.namelist()):
-            raise ValueError(f"{str(path)!r} holds pickled objects; only tensors are loaded")
+        names = archive.namelist()
+    if any(mark in name for name in names for mark in _PICKLED_OBJECTS):
+        raise ValueError(f"{str(path)!r} holds pickled objects; only tensors are loaded")
+    if any(_NATIVE_CODE in name for name in names):
+        raise ValueError(f"{str(path)!r} holds compiled code; only graphs and tensors are loaded")
     with _weights_only():
         program = torch.export.load(path)
     if device.type != "cpu":  # a graph names the devices it was exported on

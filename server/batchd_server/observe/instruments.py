@@ -5,7 +5,7 @@ Called on the engine's thread only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, assert_never
 
 from prometheus_client import Histogram
@@ -36,6 +36,11 @@ class Instruments:
             requests.requests.labels(name, api, outcome).inc()
             requests.duration.labels(name).observe(duration_s)
             requests.overhead.labels(name).observe(overhead_s)
+
+    def connections_ended(self, ended: Mapping[str, int]) -> None:
+        """Take over the connections that a front process has ended, counted by the limit that they met."""
+        for limit, number in ended.items():
+            self.metrics.requests.connections_ended.labels(limit).inc(number)
 
     def item_refused(self, model: str, reason: RefusalReason) -> None:
         """Count an item that was not admitted."""

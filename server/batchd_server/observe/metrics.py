@@ -35,6 +35,7 @@ class RequestMetrics:
         self.slack = histogram("deadline_slack_seconds", "Deadline less completion, per item.", buckets.SLACK_S)
         self.slo = counter("slo_requests", "Requests computed, by whether all of it was in time.", ["model", "met"])
         self.refused = counter("items_refused", "Items not admitted.", ["model", "reason"])
+        self.connections_ended = counter("connections_ended", "Connections ended by a limit.", ["limit"])
         self.expired = counter("items_expired", "Items whose deadline passed in the queue.", ["model"])
 
 
@@ -138,6 +139,19 @@ class Metrics:
         self.queue = QueueMetrics(self.registry)
         self.memory = MemoryMetrics(self.registry, device)
         self.leases = LeaseMetrics(self.registry, NAMESPACE, device)
+        self.restarts = Counter(
+            "device_restarts",
+            "Device processes of this daemon that ended and were replaced.",
+            namespace=NAMESPACE,
+            registry=self.registry,
+        )
+        self.training_paused = Gauge(
+            "training_paused",
+            "1 where all training rests because what it learns cannot be kept.",
+            ["reason"],
+            namespace=NAMESPACE,
+            registry=self.registry,
+        )
         info = Gauge(
             "build_info",
             "Always 1; the labels say what runs.",

@@ -7,13 +7,19 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from batchd_server.device.failures import EXIT_DEVICE_LOST, EXIT_HUNG
+from batchd_server.supervisor.adopted import Process
 from batchd_server.supervisor.child import SUPERVISOR_VARIABLE
-from batchd_server.supervisor.restarts import Restarts
+from batchd_server.supervisor.restarts import Death, Restarts
 
 log = logging.getLogger(__name__)
+
+_SENT_BY_OTHERS = frozenset(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+"""Exit codes; a memory that ran full also ends in SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +58,13 @@ class Child:
         self._command = command
         self._on_exit = on_exit
         self._restarts = Restarts()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Start, and start again with growing delays, until `stop` or `kill` has taken effect."""
         while not self._stopping.is_set():
-            self._process = await start(self._command)
+            self._process = await self._spawn()
             if self._stopping.is_set():  # asked to stop between the two
                 self._signal(signal.SIGKILL)
             log.debug("%s runs as process %d", self.name, self._process.pid)
@@ -68,22 +74,23 @@ class Child:
             if not self._on_exit(code):
                 log.error("%s %s", self.name, describe(code))
                 return
-            delay = self._restarts.delay_s()
-            log.error("%s %s; starting it again in %.1f s", self.name, describe(code), delay)
-            if self._restarts.is_crash_loop:
-                log.error("%s is in a crash loop: requests are answered with 503 until it comes up", self.name)
-            await self._pause(delay)
+            await self._pause(self._died(code))
 
     def worked(self) -> None:
-        """Note that the process does what it is for, which ends a series of failed starts."""
-        self._restarts.worked()
+        """Note that the process does what it is for; if that lasts, it ends a series of failed starts."""
+        self._restarts.ready(time.monotonic())
+        self._restarts.answered()
 
-    async def stop(self, grace_s: float) -> None:
+    def send(self, number: signal.Signals) -> None:
+        """Tell the process something; nobody hears it while there is none."""
+        self._signal(number)
+
+    async def stop(self, grace_s: float, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask the process to end, and kill it if it has not within `grace_s`."""
         self._stopping.set()
         if self._process is None:
             return
-        self._signal(signal.SIGTERM)
+        self._signal(number)
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
@@ -96,6 +103,21 @@ class Child:
         """End the process at once."""
         self._stopping.set()
         self._signal(signal.SIGKILL)
+
+    async def _spawn(self) -> Process:
+        return await start(self._command)
+
+    def _died(self, code: int) -> float:
+        """Count an unwanted death and return how long to wait before the next start."""
+        delay_s = self._restarts.died(death_of(code), time.monotonic())
+        self._tell_of_death(describe(code), delay_s)
+        return delay_s
+
+    def _tell_of_death(self, words: str, delay_s: float) -> None:
+        again = f"in {delay_s:.1f} s" if delay_s else "at once"
+        log.error("%s %s; starting it again %s", self.name, words, again)
+        if self._restarts.is_crash_loop:
+            log.error("%s is in a crash loop: requests are answered with 503 until it comes up", self.name)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -111,9 +133,20 @@ class Child:
 
 def describe(code: int) -> str:
     """Return an exit code in words."""
+    if code == EXIT_DEVICE_LOST:
+        return f"lost its device (exit code {code})"
+    if code == EXIT_HUNG:
+        return f"hung: what it ran did not end (exit code {code})"
     if code >= 0:
         return f"ended with exit code {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"was killed by signal {-code}"
+
+
+def death_of(code: int) -> Death:
+    """Return what an exit code says about who is to blame."""
+    if code == EXIT_HUNG:
+        return Death.HUNG
+    return Death.KILLED if code in _SENT_BY_OTHERS else Death.OWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -15,8 +16,12 @@ from batchd_server.bootstrap import Bootstrap
 from batchd_server.config.settings import Settings
 from batchd_server.supervisor import readiness
 from batchd_server.supervisor.children import Child, Command, describe, start
+from batchd_server.supervisor.device_child import device_child
+from batchd_server.supervisor.fronts import Fronts
 from batchd_server.supervisor.listening import ListenError, is_loopback, listen, url
+from batchd_server.supervisor.own_key import with_own_key
 from batchd_server.supervisor.runtime_directory import runtime_directory
+from batchd_server.supervisor.stopping import ARRIVALS_S, END_GRACE_S, LEAVE, note_stop, save_limit_s
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +29,20 @@ CONFIG_EXIT_CODE = 2
 """Of any process that finds the configuration unusable; no restart cures that."""
 FRONTS_NOTICE_S = 0.5
 """After the death of the device process, so that a front's last good news is not taken for new."""
-STOP_GRACE_S = 5.0
-"""Beyond the drain timeout, for a process to clean up after itself."""
 
 
 class Daemon:
     """One run of `batchd serve`. `config_source` names where the settings come from, for messages."""
 
     def __init__(self, settings: Settings, config_source: str) -> None:
-        self._settings = settings
+        self._settings, self._key = with_own_key(settings)
         self._config_source = config_source
         self._ended = asyncio.Event()
         self._signals = 0
         self._exit_code = 0
         self._was_ready = False
-        self._fronts: list[Child] = []
+        self._killed = asyncio.Event()
+        self._fronts: Fronts | None = None
         self._device: Child | None = None
         self._lost_device = asyncio.Event()
 
@@ -47,12 +51,15 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
         with runtime_directory() as directory:
             try:
-                listener = listen(self._settings.server.host, self._settings.server.port)
+                server = self._settings.server
+                open_to_all = server.insecure or bool(self._settings.security.keys)
+                listener = listen(server.host, server.port, loopback_only=not open_to_all)
             except ListenError as error:
                 sys.stderr.write(f"{error}\n")
-                return 1
+                return error.exit_code
             with listener:
                 code = await self._check_models(directory)
                 if code != 0 or self._signals:
@@ -81,39 +88,54 @@ class Daemon:
     async def _serve(self, listener: socket.socket, directory: Path) -> int:
         base_url = url(listener)
         if not is_loopback(listener):
-            log.warning("%s can be reached from other machines, without encryption or keys", base_url)
+            keys = "" if self._settings.security.keys else " or keys"
+            log.warning("%s can be reached from other machines, without encryption%s", base_url, keys)
         log.info(
             "starting at %s: device %s, loading %s",
             base_url,
             self._settings.device.name,
             ", ".join(name for name, model in self._settings.models.items() if model.load) or "no model yet",
         )
-        self._device = Child(
-            "the device process",
-            Command(module="batchd_server.device.process", arguments=self._bootstrap(directory, "device")),
-            on_exit=self._on_device_exit,
+        self._device = device_child(
+            self._settings, self._bootstrap(directory, "device"), directory, on_exit=self._on_device_exit
         )
-        self._fronts = [self._front(index, listener, directory) for index in range(self._settings.server.fronts)]
-        runs = [asyncio.create_task(child.run()) for child in (self._device, *self._fronts)]
-        for run in runs:
-            run.add_done_callback(self._on_run_done)
+        device_run = asyncio.create_task(self._device.run())
+        device_run.add_done_callback(self._on_run_done)
+        self._fronts = Fronts(
+            self._settings.server.fronts,
+            drain_timeout_s=self._settings.server.drain_timeout_s,
+            directory=directory,
+            make=lambda index, serves: self._front(index, listener, directory, serves),
+            on_done=self._on_run_done,
+        )
         watch = asyncio.create_task(self._watch_readiness(base_url))
         await self._ended.wait()
         watch.cancel()
-        # from here on connections are refused: no front will accept those that would wait in the queue
-        listener.close()
-        await self._stop()
-        await asyncio.gather(*runs, return_exceptions=True)
+        await self._stop(self._fronts, self._device, listener, directory)
+        await asyncio.gather(device_run, return_exceptions=True)
         return self._exit_code
 
-    async def _stop(self) -> None:
-        grace_s = self._settings.server.drain_timeout_s + STOP_GRACE_S
-        await asyncio.gather(*(front.stop(grace_s) for front in self._fronts))
-        if self._device is not None:
-            await self._device.stop(STOP_GRACE_S)
+    async def _stop(self, fronts: Fronts, device: Child, listener: socket.socket, directory: Path) -> None:
+        """End in order: whoever asks before whoever answers. The device process saves training meanwhile."""
+        server = self._settings.server
+        end_by = asyncio.get_running_loop().time() + save_limit_s(server.drain_delay_s, server.drain_timeout_s)
+        note_stop(directory)
+        fronts.leave()
+        device.send(LEAVE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVALS_S + (server.drain_delay_s if self._was_ready else 0.0)):
+                await self._killed.wait()
+        ended = asyncio.create_task(fronts.stop())
+        await asyncio.sleep(0)  # none is started any more
+        # the fronts still accept; when the last of them has ended, connections are refused
+        listener.close()
+        await ended
+        await device.stop(max(0.0, end_by - asyncio.get_running_loop().time()) + END_GRACE_S)
 
-    def _front(self, index: int, listener: socket.socket, directory: Path) -> Child:
-        arguments = self._bootstrap(directory, f"front-{index}", front_index=index, listen_fd=listener.fileno())
+    def _front(self, index: int, listener: socket.socket, directory: Path, serves: Path) -> Child:
+        arguments = self._bootstrap(
+            directory, f"front-{index}", front_index=index, listen_fd=listener.fileno(), serves_file=serves
+        )
         # fronts run no model: one thread each, and no context on the GPU
         environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = Command(
@@ -125,7 +147,13 @@ class Daemon:
         return Child(f"front process {index}", command, on_exit=self._on_front_exit)
 
     def _bootstrap(
-        self, directory: Path, name: str, *, front_index: int | None = None, listen_fd: int | None = None
+        self,
+        directory: Path,
+        name: str,
+        *,
+        front_index: int | None = None,
+        listen_fd: int | None = None,
+        serves_file: Path | None = None,
     ) -> tuple[str, str]:
         path = directory / f"{name}.json"
         Bootstrap(
@@ -133,6 +161,7 @@ class Daemon:
             link_address=f"ipc://{directory}/link",
             front_index=front_index,
             listen_fd=listen_fd,
+            serves_file=serves_file,
             config_source=self._config_source,
         ).write(path)
         return "--bootstrap", str(path)
@@ -152,7 +181,7 @@ class Daemon:
             await asyncio.sleep(FRONTS_NOTICE_S)
 
     async def _print_ready(self, base_url: str) -> None:
-        device = await readiness.device_name(base_url) or self._settings.device.name
+        device = await readiness.device_name(base_url, self._key) or self._settings.device.name
         models = ", ".join(self._settings.models)
         # the one line that scripts wait for
         sys.stdout.write(f"batchd {version('batchd')} ready at {base_url} (device {device}, models: {models})\n")
@@ -171,7 +200,16 @@ class Daemon:
             self._exit_code = 128 + number
             for child in self._children():
                 child.kill()
+            self._killed.set()
         self._ended.set()
+
+    def _on_hangup(self, had_terminal: bool) -> None:
+        if had_terminal and not os.isatty(0):  # not an order: the terminal has been closed
+            self._on_signal(signal.SIGHUP)
+        elif self._fronts is None or not self._was_ready:
+            log.warning("SIGHUP: nothing to replace before the start is over")
+        else:
+            self._fronts.roll()
 
     def _on_device_exit(self, code: int) -> bool:
         self._lost_device.set()
@@ -189,7 +227,8 @@ class Daemon:
             self._end(1)
 
     def _children(self) -> tuple[Child, ...]:
-        return (*self._fronts, *(() if self._device is None else (self._device,)))
+        fronts = () if self._fronts is None else tuple(self._fronts)
+        return (*fronts, *(() if self._device is None else (self._device,)))
 
     def _end(self, code: int) -> None:
         self._exit_code = code

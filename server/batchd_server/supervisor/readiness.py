@@ -18,9 +18,9 @@ async def ready(url: str) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def device_name(url: str) -> str | None:
-    """Return the device that the status route names; None where it does not."""
-    body = await asyncio.to_thread(_json_of, url, "/v1/status")
+async def device_name(url: str, key: str | None) -> str | None:
+    """Return the device that the status route names to who shows `key`; None where it does not."""
+    body = await asyncio.to_thread(_json_of, url, "/v1/status", key)
     device = body.get("device") if isinstance(body, dict) else None
     name = device.get("name") if isinstance(device, dict) else None
     return name if isinstance(name, str) else None
@@ -31,8 +31,8 @@ def _status_of(url: str, path: str) -> int | None:
     return None if found is None else found[0]
 
 
-def _json_of(url: str, path: str) -> Any:
-    found = _get(url, path)
+def _json_of(url: str, path: str, key: str | None) -> Any:
+    found = _get(url, path, key)
     if found is None or found[0] != 200:
         return None
     try:
@@ -41,11 +41,11 @@ def _json_of(url: str, path: str) -> Any:
         return None
 
 
-def _get(url: str, path: str) -> tuple[int, bytes] | None:
+def _get(url: str, path: str, key: str | None = None) -> tuple[int, bytes] | None:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={} if key is None else {"Authorization": f"Bearer {key}"})
         response = connection.getresponse()
         return response.status, response.read()
     except (OSError, http.client.HTTPException):  # no front process accepts yet

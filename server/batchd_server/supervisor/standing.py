@@ -24,6 +24,8 @@ class DeviceStanding(msgspec.Struct, frozen=True, kw_only=True):
     """Since it last worked."""
     last_exit: int | None = None
     """Exit code of the last one that ended (negative: the signal); None before the first death."""
+    last_pid: int | None = None
+    """Its process id."""
     last_death: str = ""
     """The same in words."""
     next_start_s: float | None = None

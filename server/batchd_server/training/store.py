@@ -28,7 +28,7 @@ from batchd_server.training.store_tables import (
     JOB_EVENTS,
     JOB_METRICS,
     JOBS,
-    METADATA,
+    make_tables,
 )
 
 __all__ = ["Conflict", "IdempotencyConflict", "StoreError", "TrainingStore"]
@@ -55,16 +55,19 @@ class TrainingStore:
 
     @classmethod
     def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> TrainingStore:
-        """Open the database at a SQLAlchemy URL, and make the tables that it lacks.
+        """Open the database at a SQLAlchemy URL, and make the tables if it lacks them.
+
+        A database that is complete is not written to, so that it can be read where it cannot be written.
 
         Raises:
             StoreError: it cannot be opened or written.
         """
         database = Database(url)
         try:
-            _make_tables(database)
-        except (IntegrityError, StoreError):  # another process made one in this moment; SQLite would have waited
-            _make_tables(database)
+            make_tables(database)
+        except BaseException:
+            database.close()
+            raise
         return cls(database, clock)
 
     def close(self) -> None:
@@ -324,11 +327,6 @@ class TrainingStore:
                 if job.spec["dataset"] in (row.id, row.name):
                     raise Conflict(f"{job.id} learns from this dataset")
             connection.execute(delete(DATASETS).where(DATASETS.c.id == dataset_id))
-
-
-def _make_tables(database: Database) -> None:
-    with database.writing() as connection:
-        METADATA.create_all(connection)
 
 
 def _allowed(job: Job, status: JobStatus) -> JobStatus | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,18 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from batchd_server.training.trouble import Trouble, of_disk, of_sqlite
+
 BUSY_TIMEOUT_S = 15.0
 """How long a writer waits for another one. SQLite has one writer at a time; each writes for milliseconds."""
 
 
 class StoreError(RuntimeError):
-    """The database cannot be opened, read or written. The message holds no path."""
+    """The database cannot be opened, read or written. The message holds no path; `trouble` says what it comes to."""
+
+    def __init__(self, message: str, trouble: Trouble = Trouble.STORE_FAILED) -> None:
+        super().__init__(message)
+        self.trouble = trouble
 
 
 class Database:
@@ -41,8 +48,10 @@ class Database:
             )
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise StoreError(f"the job store's database URL cannot be used: {error}") from error
+        self._file = _file_of(parsed.database) if sqlite else None
+        self._identity: tuple[int, int] | None = None  # of the file that the connections have open
         if sqlite:
-            _make_directory(parsed.database)
+            _make_directory(self._file)
             _make_sqlite_wait_its_turn(self._engine)
         self._writing = self._engine.execution_options(batchd_writes=True)
 
@@ -53,7 +62,7 @@ class Database:
         Raises:
             StoreError: the database failed.
         """
-        with _named_failures(), self._engine.begin() as connection:
+        with self._named_failures(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -64,35 +73,75 @@ class Database:
             StoreError: the database failed: read-only, full, locked or gone.
             sqlalchemy.exc.IntegrityError: somebody else has the key.
         """
-        with _named_failures(), self._writing.begin() as connection:
+        with self._named_failures(), self._writing.begin() as connection:
             yield connection
 
     def close(self) -> None:
         """Close the connections that are not in use."""
         self._engine.dispose()
 
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        self._check_file()
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise self._failure(error) from error
+        except SQLAlchemyError as error:
+            raise StoreError(f"the job store failed: {_first_line(error)}") from error
+        except ValueError as error:  # what a record is made of is not what was written
+            raise StoreError(f"the job store holds nonsense: {_first_line(error)}", Trouble.STORE_DAMAGED) from error
 
-def _make_directory(database: str | None) -> None:
+    def _failure(self, error: DBAPIError) -> StoreError:
+        trouble = Trouble.STORE_FAILED if self._file is None else of_sqlite(error.orig, self._file.parent)
+        disk = trouble in (Trouble.DISK_FULL, Trouble.DISK_READ_ONLY, Trouble.STORE_LOCKED)
+        return StoreError(f"the job store failed: {trouble.reason if disk else _first_line(error.orig)}", trouble)
+
+    def _check_file(self) -> None:
+        """Make sure that the file is still the one that was opened: SQLite would go on writing to one that is gone.
+
+        Raises:
+            StoreError: it is not.
+        """
+        if self._file is None:
+            return
+        try:
+            found = self._file.stat()
+            identity = (found.st_dev, found.st_ino)
+        except OSError:
+            identity = None
+        if self._identity is None:
+            self._identity = identity  # None: the first connection makes it
+        elif identity is None:
+            for suffix in ("-wal", "-shm"):  # of no use to a database that is made anew, and a danger to it
+                with contextlib.suppress(OSError):
+                    Path(f"{self._file}{suffix}").unlink()
+            raise StoreError("the job store's file has been deleted", Trouble.STORE_DAMAGED)
+        elif identity != self._identity:
+            raise StoreError("the job store's file has been replaced", Trouble.STORE_DAMAGED)
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _file_of(database: str | None) -> Path | None:
     if database is None or database == ":memory:":
         raise StoreError("the job store cannot be in memory: several processes share it")
-    if database.startswith("file:"):  # SQLite's own notation, for those who know what they do
-        return
+    # "file:" is SQLite's own notation, for those who know what they do
+    return None if database.startswith("file:") else Path(database)
+
+
+def _make_directory(file: Path | None) -> None:
     try:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the job store's directory cannot be made: {error.strerror}") from error
-
-
-@contextmanager
-def _named_failures() -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except DBAPIError as error:
-        raise StoreError(f"the job store failed: {str(error.orig).splitlines()[0]}") from error
-    except SQLAlchemyError as error:
-        raise StoreError(f"the job store failed: {str(error).splitlines()[0]}") from error
+        trouble = of_disk(error)
+        why = error.strerror if trouble is None else trouble.reason
+        raise StoreError(f"the job store's directory cannot be made: {why}", trouble or Trouble.STORE_FAILED) from error
 
 
 def _make_sqlite_wait_its_turn(engine: Engine) -> None:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    inspect,
+)
+from sqlalchemy.exc import IntegrityError
+
+from batchd_server.training.store_database import Database, StoreError
 
 METADATA = MetaData()
 
@@ -75,3 +91,24 @@ DATASETS = Table(
     Column("created", Double, nullable=False),
     Column("sha256", String(64)),
 )
+
+
+def make_tables(database: Database) -> None:
+    """Make the tables that are not there. Where none is missing, nothing is written.
+
+    Raises:
+        StoreError: the database cannot be read or written.
+    """
+    with database.reading() as connection:
+        missing = METADATA.tables.keys() - set(inspect(connection).get_table_names())
+    if not missing:
+        return
+    try:
+        _make(database)
+    except (IntegrityError, StoreError):  # another process made one in this moment; SQLite would have waited
+        _make(database)
+
+
+def _make(database: Database) -> None:
+    with database.writing() as connection:
+        METADATA.create_all(connection)

@@ -1,4 +1,7 @@
-"""The one thread of the device process that touches the job store and writes checkpoints: no other waits for a disk."""
+"""The one thread of the device process that touches the job store and writes checkpoints: no other waits for a disk.
+
+What the disk or the store does not take is kept, and tried again every second: nothing that was said is lost.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import TypeAlias, assert_never
 
 from batchd.governor import Commit
 from batchd_server.device.training.checkpoints import JobFolder, superseded
-from batchd_server.device.training.journal import Entry, JobsSeen, SnapshotSaved
+from batchd_server.device.training.journal import Entry, JobsSeen, SnapshotSaved, TroubleSeen
+from batchd_server.device.training.strikes import note_death
 from batchd_server.device.training.train_report import Snapshot
+from batchd_server.link.messages import Fallen
 from batchd_server.training.places import Places
 from batchd_server.training.records import Checkpoint
 from batchd_server.training.store import StoreError, TrainingStore
+from batchd_server.training.trouble import Trouble, of_disk
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +32,22 @@ GATHER_S = 0.25
 """How long figures are gathered before they are written together."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Save:
     """Write a checkpoint, then delete all but the last `keep` and the best."""
 
     job: str
     snapshot: Snapshot
     keep: int
+    written: tuple[Path, int] | None = None
+    """Where it lies and how many bytes it has, once it is on the disk: the store may not know yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Discard:
+    """Write no checkpoint of this job any more."""
+
+    job: str
 
 
 class _Poll:
@@ -42,19 +58,28 @@ class _Stop:
     """Write what is left, then end."""
 
 
-_Order: TypeAlias = Entry | _Save | _Poll | _Stop
+_Order: TypeAlias = Entry | _Save | _Discard | _Poll | _Stop
 
 
 class Bookkeeper:
     """`deliver` is called on this thread."""
 
-    def __init__(self, places: Places, deliver: Callable[[JobsSeen | SnapshotSaved], None]) -> None:
+    def __init__(
+        self,
+        places: Places,
+        deliver: Callable[[JobsSeen | SnapshotSaved | TroubleSeen], None],
+        fallen: Fallen | None = None,
+    ) -> None:
         self._places = places
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._fallen = fallen  # the device process before this one, until its end is noted
         self._store: TrainingStore | None = None
         self._unwritten: list[Entry] = []
         self._written = 0
+        self._saves: dict[str, _Save] = {}  # that are not done, by job
+        self._trouble: Trouble | None = None
+        self._said = ""  # of it to the log
         self._noted: dict[str, Commit] = {}  # the last decision in each job's journal
         self._thread = threading.Thread(target=self._main, name="bookkeeper", daemon=True)
 
@@ -80,6 +105,10 @@ class Bookkeeper:
         """Write a checkpoint; `SnapshotSaved` follows."""
         self._inbox.put(_Save(job, snapshot, keep))
 
+    def discard(self, job: str) -> None:
+        """Give up a checkpoint that is not written yet."""
+        self._inbox.put(_Discard(job))
+
     # ---- this thread -------------------------------------------------------------------------------------------------
 
     def _main(self) -> None:
@@ -88,24 +117,69 @@ class Bookkeeper:
         while going:
             orders = self._gather(poll_at)
             going = not any(isinstance(order, _Stop) for order in orders)
-            self._unwritten += [order for order in orders if isinstance(order, Entry)]
-            try:
-                store = self._opened()
-                self._write_entries(store)
-                for order in orders:
-                    if isinstance(order, _Save):
-                        self._deliver(self._saved(store, order))
-                if time.monotonic() >= poll_at or any(isinstance(order, _Poll) for order in orders):
-                    poll_at = time.monotonic() + POLL_S
-                    self._deliver(JobsSeen(tuple(store.unfinished()), self._written))
-            except (StoreError, OSError) as error:
-                log.error("the job store fails, and is tried again: %s", error)
-                for order in orders:
-                    if isinstance(order, _Save):
-                        self._deliver(SnapshotSaved(order.job, order.snapshot, str(error)))
+            for order in orders:
+                self._note(order)
+            due = time.monotonic() >= poll_at or any(isinstance(order, _Poll) for order in orders)
+            if due:
                 poll_at = time.monotonic() + POLL_S
+            if due or self._trouble is None or not going:
+                self._work(look=due)
+        if self._unwritten or self._saves:
+            log.error("%d news and %d checkpoints of jobs are lost", len(self._unwritten), len(self._saves))
         if self._store is not None:
             self._store.close()
+
+    def _note(self, order: _Order) -> None:
+        match order:
+            case Entry():
+                self._unwritten.append(order)
+            case _Save():
+                self._saves[order.job] = order
+            case _Discard(job=job):
+                self._saves.pop(job, None)
+            case _Poll() | _Stop():
+                pass
+            case never:
+                assert_never(never)
+
+    def _work(self, *, look: bool) -> None:
+        """Bring everything to the store and the disk that waits for it, and look for jobs."""
+        trouble: Trouble | None = None
+        said = ""
+        try:
+            store = self._opened()
+            if self._fallen is not None:
+                note_death(store, self._places.checkpoints, self._fallen)
+                self._fallen = None
+            self._write_entries(store)
+            for save in tuple(self._saves.values()):
+                failed = self._save(store, save)
+                if failed is not None:
+                    trouble, said = failed, f"the checkpoint of step {save.snapshot.step} waits: {failed.reason}"
+            if look:
+                self._deliver(JobsSeen(tuple(store.unfinished()), self._written))
+        except StoreError as error:
+            trouble, said = error.trouble, str(error)
+        except OSError as error:
+            trouble, said = of_disk(error) or Trouble.STORE_FAILED, f"the job store fails: {error.strerror}"
+        except Exception as error:  # noqa: BLE001 - this thread must not end: all of training hangs on it
+            trouble, said = Trouble.STORE_FAILED, f"the job store fails: {error!r}"
+        self._tell(trouble, said)
+
+    def _tell(self, trouble: Trouble | None, said: str) -> None:
+        """Let training rest or go on, and the log know once."""
+        if said != self._said:
+            self._said = said
+            if trouble is None:
+                log.info("training goes on: what it learns can be kept again")
+            else:
+                log.error("training rests until it can be kept; this is tried again every second: %s", said)
+        if trouble is not self._trouble:
+            self._trouble = trouble
+            self._deliver(TroubleSeen(trouble))
+        if trouble is Trouble.STORE_DAMAGED and self._store is not None:
+            self._store.close()  # the file may be another one by now
+            self._store = None
 
     def _gather(self, poll_at: float) -> list[_Order]:
         """Wait for orders, or until it is time to poll; figures alone can wait a little for more of them."""
@@ -164,17 +238,31 @@ class Bookkeeper:
         if entry.status is not None and entry.status.final:
             self._noted.pop(entry.job, None)
 
-    def _saved(self, store: TrainingStore, order: _Save) -> SnapshotSaved:
-        folder = JobFolder(self._places.checkpoints / order.job)
-        snapshot = order.snapshot
-        try:
-            path, num_bytes = folder.write(snapshot)
-        except OSError as error:
-            log.error("job %s: the checkpoint of step %d cannot be written: %s", order.job, snapshot.step, error)
-            return SnapshotSaved(order.job, snapshot, error.strerror or str(error))
+    def _save(self, store: TrainingStore, save: _Save) -> Trouble | None:
+        """Write a checkpoint and note it; return what is in the way where that will pass."""
+        folder = JobFolder(self._places.checkpoints / save.job)
+        snapshot = save.snapshot
+        if save.written is None:
+            try:
+                save.written = folder.write(snapshot)
+            except OSError as error:
+                trouble = of_disk(error)
+                if trouble is None:
+                    log.error("job %s: the checkpoint of step %d cannot be written: %s", save.job, snapshot.step, error)
+                    del self._saves[save.job]
+                    self._deliver(SnapshotSaved(save.job, snapshot, error.strerror or str(error)))
+                return trouble
+        self._note_checkpoint(store, save, folder, save.written)
+        del self._saves[save.job]
+        self._deliver(SnapshotSaved(save.job, snapshot, None))
+        return None
+
+    def _note_checkpoint(self, store: TrainingStore, save: _Save, folder: JobFolder, written: tuple[Path, int]) -> None:
+        snapshot = save.snapshot
+        path, num_bytes = written
         best = folder.best()
         store.add_checkpoint(
-            order.job,
+            save.job,
             Checkpoint(
                 step=snapshot.step,
                 path=path,
@@ -184,10 +272,9 @@ class Bookkeeper:
                 best=best == snapshot.step,
             ),
         )
-        store.add_event(order.job, "checkpoint", {"step": snapshot.step})
+        store.add_event(save.job, "checkpoint", {"step": snapshot.step})
         there = folder.steps()
-        dropped = superseded(there, order.keep, best)
-        for step in {*dropped, *(saved.step for saved in store.checkpoints(order.job) if saved.step not in there)}:
-            store.drop_checkpoint(order.job, step)
+        dropped = superseded(there, save.keep, best)
+        for step in {*dropped, *(saved.step for saved in store.checkpoints(save.job) if saved.step not in there)}:
+            store.drop_checkpoint(save.job, step)
             folder.remove(step)
-        return SnapshotSaved(order.job, snapshot, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,10 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from batchd_server.device.training.train_report import Snapshot
+from batchd_server.training.trouble import os_error
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+SPARE_BYTES = 1 << 20
+"""What a checkpoint leaves free: the job store must still be able to note why there is none."""
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _FOLDER = re.compile(r"^step-(\d+)$")
 
@@ -60,7 +64,9 @@ class JobFolder:
         }
         try:
             self._clear_up()
-            temporary.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_room(sum(tensor.nbytes for tensor in (*snapshot.weights.values(), *tensors.values())))
+            temporary.mkdir()
             save_file(dict(snapshot.weights), temporary / WEIGHTS)
             save_file(tensors, temporary / OPTIMIZER)
             (temporary / STATE).write_text(json.dumps(document))
@@ -73,10 +79,16 @@ class JobFolder:
             temporary.rename(place)
             _sync(self.path)
         except SafetensorError as error:  # its way to say that a file cannot be written
-            raise OSError(str(error)) from error
+            raise os_error(str(error)) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return place, num_bytes
+
+    def _check_room(self, num_bytes: int) -> None:
+        """Refuse what does not fit before it takes the disk's last bytes, and others fail with it."""
+        usage = shutil.disk_usage(self.path)
+        if usage.total and usage.free < num_bytes + SPARE_BYTES:  # some file systems know no figures
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _clear_up(self) -> None:
         """Delete what a killed process left half written."""

@@ -10,6 +10,7 @@ from batchd_server.device.training.train_report import Snapshot
 from batchd_server.device.training.trainer import Trainer
 from batchd_server.training.job_spec import JobStatus
 from batchd_server.training.records import Job, Progress, StepMetrics
+from batchd_server.training.trouble import Trouble
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,4 +70,11 @@ class TrainerFailed:
     for_now: bool = False
 
 
-TrainingNews: TypeAlias = JobsSeen | SnapshotSaved | TrainerReady | TrainerFailed
+@dataclass(frozen=True, slots=True)
+class TroubleSeen:
+    """Nothing can be kept any more, and why; None: it can again."""
+
+    trouble: Trouble | None
+
+
+TrainingNews: TypeAlias = JobsSeen | SnapshotSaved | TrainerReady | TrainerFailed | TroubleSeen

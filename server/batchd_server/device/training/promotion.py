@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
@@ -50,7 +51,7 @@ class PromotedWeights:
         history = self._history(model)
         number = 1 + max((int(entry["number"]) for entry in history), default=0)
         file = f"{number}.safetensors"
-        shutil.copyfile(checkpoint / WEIGHTS, folder / file)
+        _copy(checkpoint / WEIGHTS, folder / file)
         history.append({"number": number, "file": file, "job": job, "step": step})
         self._write(model, history)
 
@@ -89,13 +90,33 @@ class PromotedWeights:
 
     def _write(self, model: str, history: list[dict[str, Any]]) -> None:
         folder = self._directory / model
-        temporary = folder / f".history.json.{os.getpid()}"
-        with temporary.open("w") as file:
-            json.dump(history[-KEPT:], file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / "history.json")
+        with _whole(folder / "history.json") as file:
+            file.write(json.dumps(history[-KEPT:]).encode())
         kept = {entry["file"] for entry in history[-KEPT:]}
         for path in folder.glob("*.safetensors"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as weights, _whole(target) as file:
+        shutil.copyfileobj(weights, file)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that is on the disk as a whole at its name, or leaves what was there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -24,6 +24,7 @@ class TrainWork:
     elements: int
     memory_used: float | None  # by the step's microbatches so far, as a share of what they might have used
     headroom: int | None  # bytes that it may use
+    upper_s: float | None = None  # predicted; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from batchd.decision import RunMicrobatch
 from batchd.device_scheduler import DeviceScheduler
 from batchd.leasing.demand import Demand, Quantum
 from batchd.outcome import Completed
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.repository import Repository
 from batchd_server.device.training.bookkeeper import Bookkeeper
 from batchd_server.device.training.journal import (
@@ -26,6 +27,7 @@ from batchd_server.device.training.journal import (
     TrainerFailed,
     TrainerReady,
     TrainingNews,
+    TroubleSeen,
 )
 from batchd_server.device.training.quantum_work import TrainDone, TrainWork
 from batchd_server.device.training.train_report import TrainReport
@@ -34,6 +36,7 @@ from batchd_server.device.training.workshop import Room, Workshop
 from batchd_server.models.trainable import Trainable
 from batchd_server.training.job_spec import JobStatus
 from batchd_server.training.records import Job, Progress, StepMetrics, Wanted
+from batchd_server.training.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +86,9 @@ class Runner:
         bookkeeper: Bookkeeper,
         workshop: Workshop,
         submit: Callable[[TrainWork], None],
+        black_box: BlackBox,
     ) -> None:
+        self._black_box = black_box
         self._controller, self._repository = controller, repository
         self._leases = controller.leases if isinstance(controller, Controller) else None  # others lend nothing
         self._bookkeeper, self._workshop, self._submit = bookkeeper, workshop, submit
@@ -91,13 +96,18 @@ class Runner:
         self._said = 0  # entries handed to the bookkeeper
         self._last_word: dict[str, int] = {}  # how many had been, with the one that gave a job's status
         self._crowded_out: set[str] = set()  # jobs that wait for another's memory
+        self._waiting: dict[str, str] = {}  # why jobs cannot begin for now, as the log was told
         self._draining = False
+        self.trouble: Trouble | None = None
+        """Why nothing can be kept, and so nothing trains."""
 
     @property
     def busy(self) -> bool:
         """Whether a quantum is on the device, or, while draining, anything is left to be saved."""
         if any(active.stage is Stage.LENT for active in self._active.values()):
             return True
+        if self.trouble is not None:  # what cannot be saved goes on from the last checkpoint
+            return False
         return self._draining and any(self._unsaved(active) for active in self._active.values())
 
     def owns(self, tenant: str) -> bool:
@@ -109,6 +119,7 @@ class Runner:
         active = self._active[lease.tenant.partition("/")[0]]
         assert active.trainer is not None, "the device was lent to a job that is not ready"
         active.stage = Stage.LENT
+        self._black_box.job(active.job.id)
         self._submit(
             TrainWork(
                 batch_id=lease.batch_id,
@@ -120,11 +131,13 @@ class Runner:
                 elements=lease.elements,
                 memory_used=active.memory_used,
                 headroom=self._controller.headroom(),
+                upper_s=lease.predicted_upper_s,
             )
         )
 
     def done(self, done: TrainDone) -> None:
         """A quantum is over."""
+        self._black_box.job_over()
         self._controller.report(done.outcome)
         active = self._active[done.work.job]
         active.stage = Stage.RUNNING
@@ -148,7 +161,9 @@ class Runner:
                 self._ready(self._active[job], trainer, resumed)
                 self._bookkeeper.poll()  # the next one may begin
             case TrainerFailed(job=job, reason=reason, for_now=True):
-                log.info("job %s waits: %s", job, reason)
+                if self._waiting.get(job) != reason:
+                    self._waiting[job] = reason
+                    log.info("job %s waits: %s", job, reason)
                 self._forget(self._active[job])
                 if self._active:
                     self._crowded_out.add(job)
@@ -156,6 +171,8 @@ class Runner:
                 self._fail(self._active[job], reason, step=None)
             case SnapshotSaved():
                 self._saved(news)
+            case TroubleSeen(trouble=trouble):
+                self._troubled(trouble)
             case never:
                 assert_never(never)
 
@@ -174,6 +191,7 @@ class Runner:
     def _seen(self, seen: JobsSeen) -> None:
         if self._draining:
             return
+        self._end_the_lost(seen)
         for job in seen.jobs:
             if seen.written < self._last_word.get(job.id, 0):
                 continue  # the store had not heard yet
@@ -184,12 +202,32 @@ class Runner:
                     self._say(Entry(job=job.id, status=JobStatus.RUNNING))
                 self._heed(active)
             elif job.wanted == "run":
-                if job.id not in self._crowded_out and self._may_begin:
+                if job.id not in self._crowded_out and self._may_begin and self.trouble is None:
                     self._take_up(job)
             elif job.wanted == "cancel":
                 self._say(Entry(job=job.id, events=[("cancelled", {})], status=JobStatus.CANCELLED))
             elif job.status is not JobStatus.PAUSED:
                 self._say(Entry(job=job.id, events=[("paused", {})], status=JobStatus.PAUSED))
+
+    def _end_the_lost(self, seen: JobsSeen) -> None:
+        """Let go of jobs that the store does not know any more: its file was deleted, or another was put there."""
+        known = {job.id for job in seen.jobs}
+        for active in tuple(self._active.values()):
+            heard = seen.written >= self._last_word.get(active.job.id, 0)
+            if active.job.id not in known and heard and active.stage is Stage.RUNNING:
+                log.error("job %s is gone from the store, and ends", active.job.id)
+                self._forget(active)
+
+    def _troubled(self, trouble: Trouble | None) -> None:
+        """Let all jobs rest where they are while nothing can be kept, and go on from there."""
+        self.trouble = trouble
+        for active in tuple(self._active.values()):
+            if active.trainer is not None:
+                step = active.trainer.step
+                event = ("resumed", {"step": step}) if trouble is None else ("paused", {"reason": trouble.reason})
+                self._say(Entry(job=active.job.id, events=[event]))
+            self._demand(active)
+            self._heed(active)
 
     @property
     def _may_begin(self) -> bool:
@@ -199,7 +237,9 @@ class Runner:
 
     def _heed(self, active: _Active) -> None:
         """Do what is wanted of a job, as soon as nothing of it runs."""
-        if active.stage is not Stage.RUNNING:
+        if active.stage is Stage.SAVING and active.wanted == "cancel" and self.trouble is not None:
+            self._bookkeeper.discard(active.job.id)  # it may be what the disk has no room for
+        elif active.stage is not Stage.RUNNING:
             return
         if active.wanted == "cancel":
             self._leave(active, JobStatus.CANCELLED, "cancelled")
@@ -258,7 +298,9 @@ class Runner:
             self._heed(active)
 
     def _saved(self, saved: SnapshotSaved) -> None:
-        active = self._active[saved.job]
+        active = self._active.get(saved.job)
+        if active is None:  # it was cancelled in this moment
+            return
         active.stage = Stage.RUNNING
         snapshot = saved.snapshot
         if saved.problem is not None:
@@ -305,7 +347,7 @@ class Runner:
         self._leases.demand(active.forward, wanted if forward else None)
 
     def _wanted(self, active: _Active) -> Demand | None:
-        if active.stage is Stage.SAVING or active.trainer is None:
+        if active.stage is Stage.SAVING or active.trainer is None or self.trouble is not None:
             return None
         if active.wanted == "pause" or self._draining:
             return None if active.trainer.saved else Demand(quantum=Quantum.CHECKPOINT)

@@ -22,6 +22,7 @@ from batchd.snapshot import ControllerSnapshot
 from batchd_server.config.policies import training_controller
 from batchd_server.config.settings import Settings
 from batchd_server.device.executor import Executor
+from batchd_server.device.hang_watch import Running
 from batchd_server.device.memory.cpu import LedgerPeaks
 from batchd_server.device.memory.host import HostProbe
 from batchd_server.device.selection import SelectedDevice
@@ -44,6 +45,10 @@ class QuantumExecutor(Protocol):
 
     def submit(self, work: TrainWork) -> None:
         """Queue `work`; returns at once."""
+        ...
+
+    def running(self) -> Running | None:
+        """Return what runs now; None while nothing does."""
         ...
 
 
@@ -76,6 +81,10 @@ class SpatialSplit:
     def start(self) -> None:
         """Begin to take work."""
         self._executor.start()
+
+    def running(self) -> Running | None:
+        """Return the quantum that runs now; None while none does."""
+        return self._executor.running()
 
     def stop(self, timeout_s: float) -> bool:
         """Finish what was submitted, then end; False where that takes longer."""

@@ -19,6 +19,7 @@ import torch
 
 from batchd.leasing.demand import Demand, Quantum
 from batchd_server.device.training.accumulation import Accumulator
+from batchd_server.device.training.checkpoint_pace import CheckpointPace
 from batchd_server.device.training.course import Course
 from batchd_server.device.training.data_split import DataSplit
 from batchd_server.device.training.forward_pass import ForwardPass, LossSums
@@ -75,6 +76,7 @@ class Trainer:
         self._forward: ForwardPass | None = None
         self._scores: list[int] | None = None  # batches per candidate, while candidates are scored
         self._checkpoint_due = False
+        self._pace = CheckpointPace()
         self._step_examples = 0
         self._step_terms = 0.0
         self._part_terms: list[float] = []
@@ -122,11 +124,12 @@ class Trainer:
             self._validated = (int(validation[0]), LossSums(*validation[1:]))
         self._saved_step = self._course.step
 
-    def start(self) -> None:
+    def start(self, *, interrupted: bool = False) -> None:
         """Begin the first step, or the next after a snapshot."""
         if self._saved_step < 0:
             self._report.commits += self._course.start()
         self._ended_at = self._clock()
+        self._pace.begin(self._ended_at, interrupted=interrupted)
         self._proceed()
 
     # ---- for the executor --------------------------------------------------------------------------------------------
@@ -157,6 +160,7 @@ class Trainer:
             torch.OutOfMemoryError: nothing of what did not fit remains; tell `out_of_memory`, and run again.
         """
         self._started = self._clock()
+        self._pace.runs(self._started)
         learning = quantum is Quantum.MICROBATCH and self._forward is None
         try:
             with torch.enable_grad(), deterministic_algorithms(self._spec.deterministic):
@@ -327,6 +331,7 @@ class Trainer:
         )
         self._saved_step = self._course.step
         self._checkpoint_due = False
+        self._pace.saved(self._clock())
         if self._plan is None and self._forward is None:
             self._proceed()
 
@@ -345,7 +350,7 @@ class Trainer:
         if validate and (self._validated is None or self._validated[0] != step):
             self._network.eval()
             self._forward = self._pass([self._split.validation.tolist()])
-        elif save:
+        elif save or (begun and self._pace.due(self._clock())):
             self._checkpoint_due = True
         elif not course.over:
             self._begin()

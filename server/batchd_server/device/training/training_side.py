@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
 from batchd.budget import MemoryReading
 from batchd.decision import RunMicrobatch
 from batchd.device_scheduler import DeviceScheduler
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.model_lifecycle import Reply
 from batchd_server.device.repository import Caller, Repository
 from batchd_server.device.selection import SelectedDevice
 from batchd_server.device.training.bookkeeper import Bookkeeper
-from batchd_server.device.training.journal import JobsSeen, SnapshotSaved, TrainerFailed, TrainerReady, TrainingNews
+from batchd_server.device.training.journal import (
+    JobsSeen,
+    SnapshotSaved,
+    TrainerFailed,
+    TrainerReady,
+    TrainingNews,
+    TroubleSeen,
+)
 from batchd_server.device.training.promoter import Promoter, promotion_call
 from batchd_server.device.training.promotion_work import Adopted, Promotion, PromotionSettled
 from batchd_server.device.training.quantum_work import TrainDone, TrainWork
@@ -25,8 +34,19 @@ from batchd_server.training.places import Places
 TrainingEvent: TypeAlias = TrainDone | Adopted | PromotionSettled | TrainingNews
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How training reaches the rest of the device process."""
+
+    submit: Callable[[TrainWork | Promotion], None]
+    """To the executor."""
+    deliver: Callable[[TrainingEvent], None]
+    """To the engine's thread, from any other."""
+    reply: Reply
+
+
 class TrainingSide:
-    """Construct, `start`, then call from the engine's thread; `deliver` brings its events from other threads."""
+    """Construct, `start`, then call from the engine's thread."""
 
     def __init__(
         self,
@@ -34,20 +54,21 @@ class TrainingSide:
         device: SelectedDevice,
         controller: DeviceScheduler,
         repository: Repository,
-        submit: Callable[[TrainWork | Promotion], None],
-        deliver: Callable[[TrainingEvent], None],
-        reply: Reply,
+        ways: Ways,
         split: SpatialSplit | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
-        self._reply = reply
+        black_box = black_box or BlackBox()
+        submit, deliver, self._reply = ways.submit, ways.deliver, ways.reply
         self._split = split
-        self._bookkeeper = Bookkeeper(places, deliver)
-        self._workshop = Workshop(places, device.torch_device, device.peaks.hold, deliver)
+        self._bookkeeper = Bookkeeper(places, deliver, black_box.fallen[-1] if black_box.fallen else None)
+        self._workshop = Workshop(places, device.torch_device, device.peaks.hold, deliver, black_box)
         if split is None:
-            self._runner = Runner(controller, repository, self._bookkeeper, self._workshop, submit)
+            self._runner = Runner(controller, repository, self._bookkeeper, self._workshop, submit, black_box)
         else:
-            self._runner = Runner(split.controller, repository, self._bookkeeper, self._workshop, split.submit)
-        self._promoter = Promoter(places, self._workshop, repository, submit, deliver, reply)
+            scheduler, run = split.controller, split.submit
+            self._runner = Runner(scheduler, repository, self._bookkeeper, self._workshop, run, black_box)
+        self._promoter = Promoter(places, self._workshop, repository, submit, deliver, ways.reply)
 
     def start(self) -> None:
         """Start the threads, and look for jobs."""
@@ -69,6 +90,11 @@ class TrainingSide:
     def busy(self) -> bool:
         """Whether something must be finished before the process may end."""
         return self._runner.busy
+
+    @property
+    def trouble(self) -> str:
+        """Why all training rests, a `Trouble`; empty while nothing keeps it from going on."""
+        return "" if self._runner.trouble is None else self._runner.trouble.value
 
     def drain(self) -> None:
         """Save what is not saved, and begin nothing."""
@@ -98,7 +124,7 @@ class TrainingSide:
         match event:
             case TrainDone():
                 self._runner.done(event)
-            case JobsSeen() | SnapshotSaved() | TrainerReady() | TrainerFailed():
+            case JobsSeen() | SnapshotSaved() | TrainerReady() | TrainerFailed() | TroubleSeen():
                 self._runner.hear(event)
             case Adopted():
                 self._promoter.adopted(event)

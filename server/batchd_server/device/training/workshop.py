@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from batchd_server.device.black_box import BlackBox
 from batchd_server.device.failures import FailureKind, classify, describe
 from batchd_server.device.training.checkpoints import JobFolder
 from batchd_server.device.training.journal import TrainerFailed, TrainerReady
 from batchd_server.device.training.promotion import PromotedWeights
 from batchd_server.device.training.random_state import seeded
+from batchd_server.device.training.strikes import BUILDING
 from batchd_server.device.training.train_report import TrainingFailed
 from batchd_server.device.training.trainer import Trainer
 from batchd_server.device.worker_thread import WorkerThread
@@ -63,8 +65,10 @@ class Workshop(WorkerThread[Callable[[], None]]):
         device: torch.device,
         hold: Hold,
         deliver: Callable[[TrainerReady | TrainerFailed], None],
+        black_box: BlackBox | None = None,
     ) -> None:
         super().__init__("workshop")
+        self._black_box = black_box or BlackBox()
         self._places, self._device, self._hold, self._deliver = places, device, hold, deliver
 
     def build(self, job: Job, model: Trainable, room: Room) -> None:
@@ -80,10 +84,13 @@ class Workshop(WorkerThread[Callable[[], None]]):
 
     def _built(self, job: Job, model: Trainable, room: Room) -> TrainerReady | TrainerFailed:
         try:
-            return self._build(job, model, room)
+            with self._black_box.beside(BUILDING + job.id):
+                return self._build(job, model, room)
         except NoRoomYet as error:
             return TrainerFailed(job.id, str(error), for_now=True)
-        except (TrainingFailed, ValueError, StoreError) as error:
+        except StoreError as error:
+            return TrainerFailed(job.id, str(error), for_now=True)
+        except (TrainingFailed, ValueError) as error:
             return TrainerFailed(job.id, str(error))
         except BaseException as error:  # user code: whatever it raises is the reason
             log.warning("job %s cannot begin", job.id, exc_info=error)
@@ -108,7 +115,7 @@ class Workshop(WorkerThread[Callable[[], None]]):
         if saved is not None:
             trainer.restore(saved.weights, saved.optimizer, saved.state)
         self._hold(trainer.resident())
-        trainer.start()
+        trainer.start(interrupted=job.started is not None)
         return TrainerReady(job.id, trainer, None if saved is None else saved.step)
 
     def _dataset(self, name: str) -> Dataset:

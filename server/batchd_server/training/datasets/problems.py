@@ -23,3 +23,7 @@ class DatasetNotFoundError(DatasetError):
 
 class DatasetStorageError(Exception):
     """It cannot be stored here. Nothing of it was kept."""
+
+    def __init__(self, message: str, code: str = "storage_failed") -> None:
+        super().__init__(message)
+        self.code = code

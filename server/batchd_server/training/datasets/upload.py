@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batchd_server.training.datasets.problems import DatasetStorageError, DatasetTooLargeError
+from batchd_server.training.trouble import of_disk
 
 INCOMING = ".incoming-"
 """What the name of a folder begins with whose upload is not finished."""
@@ -37,7 +37,11 @@ class Upload:
         with storing():
             _remove_abandoned(folder.parent)
             folder.mkdir(parents=True)
-            self._file: BinaryIO = self.path.open("xb")
+            try:
+                self._file: BinaryIO = self.path.open("xb")
+            except OSError:
+                folder.rmdir()
+                raise
 
     @property
     def sha256(self) -> str:
@@ -111,9 +115,10 @@ def storing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-        why = "there is no space left for it" if full else error.strerror
-        raise DatasetStorageError(f"the dataset cannot be stored: {why}") from error
+        trouble = of_disk(error)
+        if trouble is None:
+            raise DatasetStorageError(f"the dataset cannot be stored: {error.strerror}") from error
+        raise DatasetStorageError(f"the dataset cannot be stored: {trouble.reason}", trouble.value) from error
 
 
 def _remove_abandoned(root: Path) -> None:
