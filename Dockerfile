@@ -22,7 +22,8 @@ RUN /opt/batchd/bin/pip install -c constraints.txt --no-build-isolation ".[${EXT
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/batchd batchd
 COPY --from=build /opt/batchd /opt/batchd
-# Inside a container the loopback address would reach nobody; which addresses are published is the host's choice.
+# Inside a container the loopback address would reach nobody; which addresses are published is the host's choice. The
+# daemon starts only with keys, or with BATCHD_SERVER__INSECURE=true: docs/security.md.
 ENV PATH=/opt/batchd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     BATCHD_SERVER__HOST=0.0.0.0 \

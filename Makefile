@@ -7,10 +7,12 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 KSERVE_VENV ?= .venv-kserve
+AUDIT_VENV ?= .venv-audit
 ARGS ?=
 
 BIN := $(VENV)/bin
 PIP_VERSION := 26.3
+PIP_AUDIT_VERSION := 2.10.1
 TORCH := $(shell grep '^torch==' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -24,6 +26,7 @@ HAS_TORCH := $(VENV)/.has-torch
 HAS_DEMO := $(VENV)/.has-demo
 HAS_DEV := $(VENV)/.has-dev
 HAS_KSERVE := $(KSERVE_VENV)/.has-kserve
+HAS_AUDIT := $(AUDIT_VENV)/.has-audit-$(PIP_AUDIT_VERSION)
 
 define say
 @printf '\n==> %s\n' "$(1)"
@@ -36,7 +39,7 @@ $(PYTHON) -m venv --clear $(1) || { $(PYTHON) -m venv --clear --without-pip $(1)
 $(1)/bin/python -m pip install --disable-pip-version-check --quiet pip==$(PIP_VERSION)
 endef
 
-.PHONY: help install demo serve format lint type imports check test bench docs-check docker-check lock wheel clean
+.PHONY: help install demo serve format lint type imports audit check test bench docs-check docker-check fuzz conformance lock wheel clean
 
 help:  ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -68,6 +71,13 @@ $(HAS_KSERVE): constraints-kserve.txt
 	$(call say,Making $(KSERVE_VENV) for the tests of the kserve client)
 	$(call make_venv,$(KSERVE_VENV))
 	$(KSERVE_VENV)/bin/python -m pip install --disable-pip-version-check -c constraints-kserve.txt kserve
+	@touch $@
+
+$(HAS_AUDIT): | $(HAS_PIP)
+	$(call say,Making $(AUDIT_VENV) for the audit of dependencies)
+	$(PYTHON) -m venv --clear --without-pip $(AUDIT_VENV)
+	$(BIN)/python -m pip --python $(AUDIT_VENV)/bin/python install --disable-pip-version-check --quiet \
+	    pip-audit==$(PIP_AUDIT_VERSION)
 	@touch $@
 
 install: $(HAS_DEV)  ## Make .venv and install everything for development
@@ -102,11 +112,15 @@ imports: $(HAS_DEV)  ## Check that imports run one way
 	$(call say,Checking the direction of imports)
 	$(BIN)/lint-imports
 
+audit: $(HAS_AUDIT)  ## Ask whether pinned dependencies have known vulnerabilities
+	$(call say,Auditing the dependencies)
+	@$(AUDIT_VENV)/bin/python deploy/audit.py constraints.txt constraints-kserve.txt
+
 check: lint type imports  ## Everything that is quick: lint, type, imports, fast tests
 	$(call say,Running the fast tests)
 	$(TEST_ENV) $(BIN)/pytest -q -m 'not slow' $(FAST_TESTS) $(ARGS)
 
-test: $(HAS_DEV) $(HAS_KSERVE) lint type imports  ## Everything: installs if needed, then check and every test
+test: $(HAS_DEV) $(HAS_KSERVE) lint type imports audit  ## Everything: installs if needed, then check and every test
 	$(call say,Running every test)
 	$(TEST_ENV) $(BIN)/pytest $(ARGS)
 
@@ -115,6 +129,14 @@ docs-check: $(HAS_DEV)  ## Check that the docs are linked and that the README's 
 
 docker-check:  ## Check docker-compose.yml with the docker client
 	docker compose --profile cpu --profile gpu config --quiet
+
+fuzz: $(HAS_DEV)  ## Look for defects in the decoders for longer than the tests do, e.g. make fuzz ARGS=-runs=10000000
+	mkdir -p var/fuzz
+	cd var/fuzz && OMP_NUM_THREADS=1 $(abspath $(BIN))/python $(CURDIR)/tests/fuzz/fuzz_decoders.py -runs=3000000 $(ARGS) .
+
+conformance: $(HAS_DEV)  ## Hold a daemon against its OpenAPI description with many cases and another seed each time
+	BATCHD_CONFORMANCE_EXAMPLES=300 BATCHD_CONFORMANCE_SEED=$$RANDOM $(TEST_ENV) \
+	    $(BIN)/pytest -q tests/integration/test_openapi_conformance.py $(ARGS)
 
 bench: $(HAS_DEV)  ## Run the benchmarks of docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/text_saturation.py $(ARGS)
@@ -139,6 +161,6 @@ lock: $(HAS_PIP)  ## Choose the newest versions again and write both constraints
 	rm -rf .venv-lock
 
 clean:  ## Remove environments, caches and build products
-	rm -rf $(VENV) $(KSERVE_VENV) .venv-lock build dist *.egg-info demo-report htmlcov .coverage*
+	rm -rf $(VENV) $(KSERVE_VENV) $(AUDIT_VENV) .venv-lock build dist *.egg-info demo-report htmlcov .coverage*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

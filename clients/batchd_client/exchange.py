@@ -62,7 +62,7 @@ class CallSettings:
     """What all calls of a client share."""
 
     base_url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)  # the key is among them
     retry: RetryPolicy
     read_timeout_s: float | None
     """How long a silent server is waited for where a call has no deadline."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from batchd_client.wire import Answer
 
 CONNECT_TIMEOUT_S = 5.0
 CHUNK_BYTES = 256 * 1024
+KEY_VARIABLE = "BATCHD_API_KEY"
+"""Where a key is looked for that no caller gives."""
 
 LIMITS = httpx.Limits(
     max_connections=None,  # how much is sent at once is the caller's decision
@@ -26,7 +29,7 @@ LIMITS = httpx.Limits(
 def call_settings(
     base_url: str, *, api_key: str | None, retry: RetryPolicy | None, read_timeout_s: float | None
 ) -> CallSettings:
-    """Check and join what all calls of a client share.
+    """Check and join what all calls of a client share. Without an `api_key` it is the environment's, if there is one.
 
     Raises:
         ValueError: the URL or the key cannot be used.
@@ -38,6 +41,8 @@ def call_settings(
     if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
         raise ValueError(f"base_url {base_url!r} is not of the form http[s]://host[:port][/prefix]")
     headers = {"user-agent": "batchd-client"}
+    if api_key is None:
+        api_key = os.environ.get(KEY_VARIABLE) or None
     if api_key is not None:
         if not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
             raise ValueError("api_key is empty or holds characters that a header cannot carry")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -42,7 +42,7 @@ class LoadTestOptions:
     url: str
     model: str | None = None
     api: Literal["oip", "embeddings"] = "oip"
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     rate: float | None = None
     concurrency: int | None = None
     ramp: str | None = None

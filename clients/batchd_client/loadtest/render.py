@@ -24,6 +24,8 @@ def print_report(console: Console, report: LoadReport) -> None:
     latency = _table("latency, ms", "p50", "p90", "p95", "p99", "max")
     latency.add_row("response (since due)", *_milliseconds(report.response))
     latency.add_row("service (since sent)", *_milliseconds(report.service))
+    if report.refused is not None:
+        latency.add_row("refusals (since due)", *_milliseconds(report.refused))
     latency.add_row("generator lag", *_milliseconds(report.lag))
     if report.batches.queue is not None:
         latency.add_row("server: queue", *_milliseconds(report.batches.queue))
@@ -38,6 +40,9 @@ def print_report(console: Console, report: LoadReport) -> None:
         print_line(console, line)
     busy = "" if report.cpu_share is None else f"{report.cpu_share:.0%} of a core, "
     print_line(console, f"generator: {busy}at most {report.max_in_flight} requests under way, no retries")
+    if report.refused is not None:
+        told = f"{report.told_when} of {report.refused.count} refusals"
+        print_line(console, f"{told} said when to come again")
     print_line(console, f"{len(report.samples)} requests in {report.wall_s:.1f} s")
     print_warnings(console, report)
 

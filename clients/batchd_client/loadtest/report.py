@@ -15,6 +15,7 @@ from batchd_client.loadtest.server_statistics import ServerStatistics
 LAG_LIMIT_S = 0.001
 LAG_LIMIT_OF_SLO = 0.05
 CPU_LIMIT = 0.9
+_REFUSALS = ("429", "503")
 P99_MIN_COUNT = 459
 """Below this, a p99 cannot be shown with 99 % confidence even without one miss (binomial)."""
 
@@ -54,6 +55,8 @@ class LoadReport:
     stopped_early: bool
     rate: float | None = None  # asked for; `offered_rate` is what the schedule came to
     statistics: ServerStatistics | None = None
+    refused: Quantiles | None = None  # of what was refused for now (429, 503), from the scheduled arrival
+    told_when: int = 0  # of these, how many were told when to come again
 
     @property
     def offered_rate(self) -> float:
@@ -140,6 +143,9 @@ class LoadReport:
             "failed_fraction": self.failed_fraction,
             "response": _in_ms(self.response),
             "service": _in_ms(self.service),
+            "refused": None
+            if self.refused is None
+            else {"count": self.refused.count, "told_when": self.told_when} | self.refused.in_ms(),
             "outcomes": dict(self.outcomes),
             "batches_seen": {
                 "requests": self.batches.count,
@@ -176,6 +182,7 @@ def report_of(
     """Summarise a recording."""
     samples = tuple(recording.samples)
     succeeded = [sample for sample in samples if sample.ok]
+    refused = [sample for sample in samples if sample.outcome.startswith(_REFUSALS)]
     return LoadReport(
         mode=mode,
         slo_s=slo_s,
@@ -197,6 +204,8 @@ def report_of(
         stopped_early=recording.stopped_early,
         rate=rate,
         statistics=statistics,
+        refused=quantiles(sample.response_s for sample in refused),
+        told_when=sum(sample.retry_after_s is not None for sample in refused),
     )
 
 

@@ -175,6 +175,7 @@ def _sample(scheduled: float, exchange: Exchange, start: float, payload: Payload
         waited_for_connection=exchange.waited_for_connection,
         timing=exchange.timing,
         message=exchange.message,
+        retry_after_s=exchange.retry_after_s,
     )
 
 

@@ -29,6 +29,8 @@ class Exchange:
     waited_for_connection: bool = False
     timing: ServerTiming = NO_TIMING
     message: str = ""
+    retry_after_s: float | None = None
+    """The pause that a refusal asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Sample:
     waited_for_connection: bool
     timing: ServerTiming
     message: str
+    retry_after_s: float | None = None
 
     @property
     def response_s(self) -> float:

@@ -101,8 +101,11 @@ def _run(console: Console, seconds: float, train_seconds: float, slo_s: float, d
     lines = scan_lines(SEED, SENT_LINES)
     with tempfile.TemporaryDirectory(prefix="batchd-demo-") as folder:
         console.print("starting the daemon on a free port ...")
-        arguments = ["--device", device, "--config", str(_write_config(Path(folder), slo_s))]
-        environment = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "torch")}  # else torch leaves a folder behind
+        arguments = ["--device", device, "--host", "127.0.0.1", "--config", str(_write_config(Path(folder), slo_s))]
+        environment = {
+            "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "torch"),  # else torch leaves a folder behind
+            "BATCHD_SECURITY__KEYS": "[]",  # those that the shell may name are for another daemon
+        }
         with child_daemon(Path(folder) / "daemon.log", arguments=arguments, environment=environment) as daemon:
             console.print(daemon.ready_line, highlight=False, markup=False, soft_wrap=True)
             try:

@@ -39,6 +39,12 @@ SUBCOMMANDS = (
         summary="Check a configuration file and print what it comes to.",
     ),
     Subcommand(
+        name="key",
+        target="batchd_server.cli.key:app",
+        extras="server",
+        summary="Make keys for clients.",
+    ),
+    Subcommand(
         name="demo",
         target="batchd_server.cli.demo:demo",
         extras="server,demo,plot",

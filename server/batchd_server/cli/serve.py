@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -29,6 +29,9 @@ def serve(
     fronts: Annotated[int | None, typer.Option(help="Front processes that share the port.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Listen where other machines can connect, though without keys.")
+    ] = None,
 ) -> None:
     """Run the daemon until it is told to stop."""
     settings = _load(
@@ -38,6 +41,7 @@ def serve(
         Override("--fronts", "server.fronts", fronts),
         Override("--device", "device.name", device),
         Override("--log-level", "server.log_level", log_level),
+        Override("--insecure", "server.insecure", insecure),
     )
     from batchd_server.observe.logs import configure_logging
     from batchd_server.supervisor.daemon import Daemon
@@ -62,7 +66,15 @@ def check_config(
         problems = list(model_problems(settings, _source(config)))
         if problems:
             _refuse(ConfigError(problems))
-    print(json.dumps(settings.model_dump(mode="json"), indent=2))
+    print(json.dumps(_without_password(settings.model_dump(mode="json")), indent=2))
+
+
+def _without_password(effective: dict[str, Any]) -> dict[str, Any]:
+    if effective["training"]["database"] is not None:
+        from sqlalchemy.engine import make_url
+
+        effective["training"]["database"] = make_url(effective["training"]["database"]).render_as_string()
+    return effective
 
 
 def _load(config: Path | None, *overrides: Override) -> Settings:

@@ -131,20 +131,27 @@ def _source(loc: Sequence[int | str], path: Path | None, from_file: Tree, overri
 
 def _message(details: ErrorDetails) -> str:
     kind, loc = details["type"], details["loc"]
+    given = "" if _is_secret(loc) else f", got {details['input']!r}"
     if kind == "extra_forbidden":
         parent = _table_at(loc[:-1])
         return unknown_key(str(loc[-1]), parent.model_fields)
     if kind == "missing":
         return "is missing"
     if kind in ("model_type", "dict_type"):
-        return f"must be a table, got {details['input']!r}"
+        return f"must be a table{given}"
     message = details["msg"].removeprefix("Value error, ")
     if kind == "string_pattern_mismatch":
         message = f"must be {_field_at(loc)}"
     message = re.sub(r"^Input should be ", "must be ", message)
     if isinstance(details["input"], dict):
         return message
-    return f"{message}, got {details['input']!r}"
+    return f"{message}{given}"
+
+
+def _is_secret(loc: Sequence[int | str]) -> bool:
+    """Whether what was given may be a key or hold a password, and must not be repeated."""
+    field = _table_at(loc[:-1]).model_fields.get(str(loc[-1]))
+    return loc[0] == "security" or (field is not None and not field.repr)
 
 
 def _field_at(loc: Sequence[int | str]) -> str:

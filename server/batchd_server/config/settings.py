@@ -6,6 +6,7 @@ the defaults here.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,13 +45,73 @@ class ServerSettings(Section):
     fronts: int = Field(default=1, ge=1, le=64)
     """Front processes that share the port."""
     max_body_bytes: int = Field(default=64 * 2**20, gt=0)
+    max_incoming_bytes: int = Field(default=2**30, gt=0)
+    """Bodies that are not complete yet, all together, per front process."""
     max_items_per_request: int = Field(default=2048, gt=0)
+    max_connections: int = Field(default=4096, ge=1, le=1_000_000)
+    """Per front process."""
+    max_header_bytes: int = Field(default=32 * 2**10, ge=1024)
+    """Request line and headers."""
+    header_timeout_s: float = Field(default=20.0, gt=0)
+    """From a request's first byte, or the connection, to the end of its headers."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """For the body, and a second more for every `min_body_rate` bytes of it."""
+    min_body_rate: int = Field(default=1024, gt=0)
+    """Bytes per second."""
+    send_timeout_s: float = Field(default=30.0, gt=0)
+    """How long a client may read nothing of an answer that waits for it."""
     max_request_timeout_s: float = Field(default=600.0, gt=0)
     """Longest deadline that a client may ask for."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
     """How long admitted requests may take to finish after SIGTERM."""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """How long to go on serving after SIGTERM, not ready, for a load balancer to notice."""
+    spare: bool = True
+    """Keep a second device process that has imported everything, so that a dead one is replaced within a second."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+    insecure: bool = False
+    """Listen on addresses that other machines reach although there are no keys."""
+
+
+class KeyScope(StrEnum):
+    """What a key is good for."""
+
+    INFER = "infer"
+    """Asking models."""
+    TRAIN = "train"
+    """Datasets, jobs and leases."""
+    MONITOR = "monitor"
+    """Reading figures."""
+    ADMIN = "admin"
+    """All of it, and what is served."""
+
+
+class KeySettings(Section):
+    """`[[security.keys]]`: a key that clients may show."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$",
+        description="a name of up to 64 letters, digits, '.', '_', '@' and '-'",
+    )
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="the 64 digits that `batchd key new` prints, not the key", repr=False
+    )
+    scopes: tuple[KeyScope, ...] = Field(min_length=1)
+
+
+class SecuritySettings(Section):
+    """`[security]`: who may do what."""
+
+    keys: tuple[KeySettings, ...] = ()
+    """Without any, nobody is asked for one."""
+
+    @field_validator("keys")
+    @classmethod
+    def _are_told_apart(cls, value: tuple[KeySettings, ...]) -> tuple[KeySettings, ...]:
+        if len({key.name for key in value}) < len(value) or len({key.sha256 for key in value}) < len(value):
+            raise ValueError("two keys have the same name or the same sha256")
+        return value
 
 
 class SimulatedDeviceSettings(Section):
@@ -100,6 +161,8 @@ class DeviceSettings(Section):
     """Share of the device's memory that may ever be used."""
     memory_reserve_bytes: int = Field(default=64 * 2**20, ge=0)
     """Kept free beside the budget."""
+    hang_timeout_s: float = Field(default=10.0, ge=1)
+    """A device process that gives no sign of life for so long, or whose batch does not end, is replaced."""
     simulated: SimulatedDeviceSettings = SimulatedDeviceSettings()
     """What `simulated` simulates."""
     policy: str = ADAPTIVE
@@ -214,7 +277,7 @@ class StateSettings(Section):
 class TrainingSettings(Section):
     """`[training]`: jobs that share the device."""
 
-    database: str | None = None
+    database: str | None = Field(default=None, repr=False)  # may hold a password
     """A SQLAlchemy URL for jobs and datasets; None = SQLite in the state directory."""
     data_root: Path | None = None
     """Datasets may be named by a path below it; None = uploads only."""
@@ -266,6 +329,7 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    security: SecuritySettings = SecuritySettings()
     device: DeviceSettings = DeviceSettings()
     defaults: DefaultsSettings = DefaultsSettings()
     models: dict[ModelName, ModelSettings] = Field(default_factory=lambda: dict(DEFAULT_MODELS))

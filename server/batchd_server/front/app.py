@@ -12,11 +12,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
+from starlette.routing import Route
 
 from batchd_server.config.settings import Settings
 from batchd_server.errors import ServingError
+from batchd_server.front.connection_watch import ConnectionWatch
 from batchd_server.front.dispatcher import Dispatcher
+from batchd_server.front.early_refusals import EarlyRefusals
+from batchd_server.front.error_description import describe_errors
 from batchd_server.front.error_responses import render_http_exception, render_serving_error, render_validation_error
+from batchd_server.front.key_description import describe_keys
+from batchd_server.front.keys import Keys
+from batchd_server.front.limits import IncomingBytes
 from batchd_server.front.native.decisions import decision_routes
 from batchd_server.front.native.leases import lease_routes
 from batchd_server.front.native.metrics import metrics_routes
@@ -28,8 +35,11 @@ from batchd_server.front.oip.routes_models import model_routes
 from batchd_server.front.oip.routes_repository import repository_routes
 from batchd_server.front.openai.embeddings import embedding_routes
 from batchd_server.front.openai.models import model_list_routes
+from batchd_server.front.pages.docs import docs_routes
 from batchd_server.front.preparation import Preparation
 from batchd_server.front.request_ids import RequestIds
+from batchd_server.front.same_origin import SameOrigin
+from batchd_server.front.scopes import require_every_route
 from batchd_server.front.service import Front
 from batchd_server.front.training.dataset_routes import dataset_routes
 from batchd_server.front.training.fine_tuning import fine_tuning_routes
@@ -49,10 +59,12 @@ def create_app(
     observer: Observer | None = None,
     lifespan: Lifespan | None = None,
     places: Places | None = None,
+    watch: ConnectionWatch | None = None,
 ) -> FastAPI:
     """Return the application that serves `settings.models` through `dispatcher`, with training jobs at `places`.
 
-    `lifespan` is entered and left with the application; the dispatcher is not started or stopped here.
+    `lifespan` is entered and left with the application; the dispatcher is not started or stopped here. `watch` has
+    the connections that the requests come by.
     """
     front = Front(
         settings=settings,
@@ -60,6 +72,8 @@ def create_app(
         observer=observer or NoObserver(),
         preparation=Preparation(),
         training=StoreAccess(places),
+        watch=watch or ConnectionWatch(settings.server),
+        incoming=IncomingBytes(settings.server.max_incoming_bytes),
         started=time.time(),
         release=version("batchd"),
     )
@@ -77,6 +91,7 @@ def create_app(
         description="A memory- and latency-aware adaptive batching daemon for PyTorch.",
         lifespan=front_lifespan,
         redirect_slashes=False,
+        docs_url=None,  # front/pages has it
         redoc_url=None,
     )
     # The most used come first: routes are tried in order.
@@ -96,6 +111,7 @@ def create_app(
         fine_tuning_routes,
         lease_routes,
         metrics_routes,
+        docs_routes,
     ):
         app.router.routes.extend(routes(front).routes)  # include_router would cost each request 9 us more
 
@@ -106,5 +122,16 @@ def create_app(
     app.add_exception_handler(ServingError, render_serving_error)
     app.add_exception_handler(HTTPException, render_http_exception)
     app.add_exception_handler(RequestValidationError, render_validation_error)
+    require_every_route(
+        (method, route.path) for route in app.routes if isinstance(route, Route) for method in (route.methods or ())
+    )
+    app.add_middleware(EarlyRefusals, front=front)
+    if settings.security.keys:
+        describe_keys(app)
+        app.add_middleware(Keys, keys=settings.security.keys)
+    else:
+        own_names = None if settings.server.insecure else frozenset({settings.server.host.lower()})
+        app.add_middleware(SameOrigin, own_names=own_names)
+    describe_errors(app)
     app.add_middleware(RequestIds)
     return app

@@ -7,6 +7,7 @@ import re
 from batchd_server.errors import BadRequest
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+TIMEOUT_SCHEMA = {"type": "number", "exclusiveMinimum": 0, "description": "Deadline in milliseconds from now."}
 _MILLISECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?", re.ASCII)
 
 

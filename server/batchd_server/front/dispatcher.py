@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from batchd_server.link.messages import ModelState
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
+from batchd_server.supervisor.standing import DeviceStanding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class InferenceRequest:
     model: str
     items: Sequence[Tensors]  # preprocessed by the model's front half
     arrived: float
-    deadline: float | None  # explicit deadline of the client; None = the model's SLO
+    deadline: float | None  # the client's, less what the way back takes; None = the model's SLO
     priority: int = 0
     api: str = "oip"  # label for metrics: "oip" | "openai"
 
@@ -47,8 +48,13 @@ class DeviceState:
     connected: bool
     ready: bool
     draining: bool
+    """Whether new requests are, or soon will be, refused."""
     pid: int | None
     models: tuple[ModelState, ...]
+    closing: bool = False
+    """Whether this front process is about to end: streams should, too."""
+    training_trouble: str = ""
+    """Why all training rests, a `Trouble`; empty while nothing keeps it from going on."""
 
 
 class Dispatcher(Protocol):
@@ -64,6 +70,14 @@ class Dispatcher(Protocol):
 
     def state(self) -> DeviceState:
         """Return the last announced state, without asking."""
+        ...
+
+    def standing(self) -> DeviceStanding | None:
+        """Return what the supervisor says of the device process; None where nobody supervises it."""
+        ...
+
+    def num_pending(self) -> int:
+        """Return how many requests wait for their answers."""
         ...
 
     async def infer(self, request: InferenceRequest) -> InferenceAnswer:

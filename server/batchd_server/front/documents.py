@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -38,27 +40,31 @@ def openapi(
     *,
     body: dict[str, Any] | None = None,
     answer: dict[str, Any] | None = None,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, dict[str, Any]] | None = None,
     binary: bool = False,
+    status: int = 200,
+    media_type: str = "application/json",
+    errors: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Return the `openapi_extra` of a raw route: its path parameters, headers, body and answer."""
+    """Return the `openapi_extra` of a raw route: its path parameters, headers, body and answer.
+
+    `headers` maps names to schemas. The body may be left out where its schema requires nothing. `errors` are the
+    statuses that are this route's own; `error_description.py` adds those that any route has.
+    """
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _PATH_PARAMETER.findall(path)
     ]
     parameters += [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-        for name, text in (headers or {}).items()
+        {"name": name, "in": "header", "required": False, "schema": schema} for name, schema in (headers or {}).items()
     ]
     octets = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}} if binary else {}
     extra: dict[str, Any] = {"parameters": parameters}
     if body is not None:
-        extra["requestBody"] = {"content": {"application/json": {"schema": body}, **octets}}
-    extra["responses"] = {
-        "200": {
-            "description": "OK",
-            "content": {"application/json": {"schema": answer or {"type": "object"}}, **octets},
-        },
-        "default": {"description": "An error in the form of this family of routes."},
-    }
+        content = {"application/json": {"schema": body}, **octets}
+        extra["requestBody"] = {"required": "required" in body, "content": content}
+    success: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if status != HTTPStatus.NO_CONTENT:
+        success["content"] = {media_type: {"schema": answer or {"type": "object"}}, **octets}
+    extra["responses"] = {str(status): success, **{str(error): {} for error in errors}}
     return extra

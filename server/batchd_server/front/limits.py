@@ -6,38 +6,62 @@ Every limit is checked while the bytes come in, so that no client makes the fron
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from batchd_server.errors import BadRequest, TooLarge, UnsupportedEncoding
+from batchd_server.errors import BadRequest, TooLarge, Unavailable, UnsupportedEncoding
 from batchd_server.front.disconnects import ClientGone
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the whole body as it was sent.
+@dataclass(slots=True)
+class IncomingBytes:
+    """What one front holds of bodies that are not complete yet, so that many slow senders cannot take its memory."""
+
+    limit: int
+    held: int = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Make room for `num_bytes` more.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        if self.held + num_bytes > self.limit:
+            raise Unavailable("too many bodies are being received at once", code="too_much_incoming")
+        self.held += num_bytes
+
+
+async def read_body(request: Request, limit: int, incoming: IncomingBytes) -> bytes:
+    """Return the whole body as it was sent; its bytes count as `incoming` until it is complete.
 
     Raises:
         TooLarge: the declared or the received length exceeds `limit`; no more than that has been kept.
+        Unavailable: there is no room for it among the `incoming`.
         ClientGone: the connection closed before the body was complete.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise _too_large("the body", limit)
-    chunks: list[bytes] = []
-    received = 0
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        received += len(chunk)
-        if received > limit:
-            raise _too_large("the body", limit)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    body = bytearray()  # of a body in a million small parts, a list would be many times the size
+    taken = 0
+    try:
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            if len(body) + len(chunk) > limit:
+                raise _too_large("the body", limit)
+            if not message.get("more_body", False):
+                return bytes(body + chunk) if body else chunk
+            incoming.take(len(chunk))
+            taken += len(chunk)
+            body += chunk
+    finally:
+        incoming.held -= taken
 
 
 def content_encoding(request: Request) -> str | None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
 from batchd_server.errors import DeadlineExceeded, ModelFailed, NotFound, Unavailable
 from batchd_server.front.dispatcher import DeviceState, InferenceAnswer, InferenceRequest, ItemTiming
+from batchd_server.front.standing_watch import StandingWatch
 from batchd_server.link.codec import Frame, LinkError, pack_tensors
 from batchd_server.link.control_calls import ControlCalls
 from batchd_server.link.device_watch import DeviceWatch
@@ -38,6 +40,8 @@ from batchd_server.link.messages import (
 )
 from batchd_server.link.request_table import PendingRequest, RequestTable, Settlement
 from batchd_server.models.protocol import Model
+from batchd_server.observe.log_context import serving_id
+from batchd_server.supervisor.standing import DeviceStanding, directory_of
 
 log = logging.getLogger(__name__)
 
@@ -59,27 +63,41 @@ class LinkDispatcher:
         self._calls = ControlCalls()
         self._requests = itertools.count(1)
         self._rows: deque[tuple[str, str, str, float, float]] = deque(maxlen=MAX_ROWS)
+        self._ended: Counter[str] = Counter()
         self._endpoint: FrontEndpoint | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._linked = False
         self._device = DeviceWatch(models)
-        self._draining = False
+        self._standing = StandingWatch(directory_of(address), time.monotonic, time.time)
+        self._leaving = self._closing = False
+        self._closed_at = math.inf
 
     def open(self) -> None:
         """Connect, now or as soon as there is a device process."""
         identity = f"front-{os.getpid()}-{os.urandom(4).hex()}".encode()
+        self._table.front = identity
         self._endpoint = FrontEndpoint(
             self._address, identity, on_message=self._on_message, on_connection=self._on_connection
         )
         self._ticking = asyncio.create_task(self._tick())
 
+    def leave(self) -> None:
+        """Be not ready from now on, and serve all the same."""
+        self._leaving = True
+
+    def retire(self) -> None:
+        """Serve on, but not for long: streams end, for their clients to go on elsewhere."""
+        self._closing = True
+
     def begin_drain(self) -> None:
-        """Refuse new requests from now on; those that wait are still answered."""
-        self._draining = True
+        """Refuse requests that arrive from now on; all others are still answered."""
+        self._leaving = self._closing = True
+        self._closed_at = min(self._closed_at, time.monotonic())
         self._calls.begin_drain()
 
     def abandon(self) -> None:
-        """Tell whoever still waits that the server stops."""
+        """Tell whoever still waits that the server stops, and whoever comes yet."""
+        self._closed_at = -math.inf
         self._calls.lose()
         for future in self._futures.values():
             if not future.done():
@@ -114,15 +132,27 @@ class LinkDispatcher:
         """Return the last announced state, without asking."""
         heard = self._device.last
         if heard is None:
-            return DeviceState(connected=False, ready=False, draining=self._draining, pid=None, models=())
+            return DeviceState(
+                connected=False, ready=False, draining=self._leaving, closing=self._closing, pid=None, models=()
+            )
         connected = self._device.present is not None and not self._device.is_silent(time.monotonic())
         return DeviceState(
             connected=connected,
             ready=connected and heard.ready,
-            draining=self._draining or heard.draining,
+            draining=self._leaving or heard.draining,
+            closing=self._closing,
             pid=heard.pid if connected else None,
             models=heard.models,
+            training_trouble=heard.training_trouble if connected else "",
         )
+
+    def standing(self) -> DeviceStanding | None:
+        """Return what the supervisor says of the device process."""
+        return self._standing.look()
+
+    def num_pending(self) -> int:
+        """Return how many requests wait for their answers."""
+        return len(self._table)
 
     async def infer(self, request: InferenceRequest) -> InferenceAnswer:
         """Have every item answered. Cancelling this coroutine cancels what has not run.
@@ -130,15 +160,17 @@ class LinkDispatcher:
         Raises:
             ServingError: the request was refused, failed or missed its deadline.
         """
-        self._check_open(request.model)
+        self._check_open(request.model, request.arrived)
         if not request.items:
             return InferenceAnswer(outputs=())
         pending = self._pending(request)
         number = pending.offer.request
+        convicted = self._table.add(pending, time.monotonic())
+        if convicted is not None:
+            raise convicted
         loop = asyncio.get_running_loop()
         future: asyncio.Future[InferenceAnswer] = loop.create_future()
         self._futures[number] = future
-        self._table.add(pending)
         self._offer(pending)
         # both are CLOCK_MONOTONIC, but an event loop may count from elsewhere
         timer = loop.call_later(max(0.0, pending.deadline - time.monotonic()), self._on_deadline, number)
@@ -171,9 +203,16 @@ class LinkDispatcher:
         """Keep one row until the next shipment; with no device process for long, the oldest rows go."""
         self._rows.append((model, api, outcome, duration_s, overhead_s))
 
-    def _check_open(self, model: str) -> None:
-        if self._draining:
+    def connection_ended(self, limit: str) -> None:
+        """Count a connection that met a limit, for the next shipment."""
+        self._ended[limit] += 1
+
+    def _check_open(self, model: str, arrived: float) -> None:
+        if arrived >= self._closed_at:
             raise Unavailable("the server is stopping", code="draining", retry_after_s=RETRY_AFTER_S)
+        refusal = None if self._device.present else self._standing.refusal()
+        if refusal is not None:
+            raise refusal
         if not self._device.was_ready:
             raise Unavailable("the server is starting", code="starting", retry_after_s=RETRY_AFTER_S)
         # just gone: a new one is on its way, and requests wait for it; silent for long: they are better off elsewhere
@@ -200,6 +239,8 @@ class LinkDispatcher:
             arrived=request.arrived,
             deadline=request.deadline,
             priority=request.priority,
+            request_id=serving_id("request_id"),
+            trace_id=serving_id("trace_id"),
         )
         deadline = request.deadline
         if deadline is None:
@@ -208,15 +249,23 @@ class LinkDispatcher:
 
     def _offer(self, pending: PendingRequest) -> None:
         """Send a request to a device process that can take it; it stays held otherwise."""
-        if self._device.takes(pending.offer.model):
-            pending.aboard = self._send(pending.offer, pending.frames)
+        if self._device.takes(pending.offer.model) and self._table.may_board(pending, time.monotonic()):
+            pending.aboard = self._send(pending.message, pending.frames)
+        pending.accepted |= not pending.aboard
+
+    def _offer_held(self) -> None:
+        for pending in self._table.held():
+            self._offer(pending)
 
     def _send(self, message: FrontMessage, frames: list[Frame] | None = None) -> bool:
         return self._endpoint is not None and self._endpoint.send(message, frames or ())
 
     def _ship(self) -> None:
-        if self._rows and self._device.present is not None and self._send(Observations(tuple(self._rows))):
+        if not (self._rows or self._ended) or self._device.present is None:
+            return
+        if self._send(Observations(tuple(self._rows), dict(self._ended))):
             self._rows.clear()
+            self._ended.clear()
 
     async def _tick(self) -> None:
         while True:
@@ -225,6 +274,17 @@ class LinkDispatcher:
             # the greeting may have met a device process that was not listening yet
             if self._linked and self._device.present is None:
                 self._send(Hello(os.getpid()))
+            if self._device.present is None and self._futures:
+                self._refuse_held()
+
+    def _refuse_held(self) -> None:
+        """Tell those who wait for a device process that keeps dying."""
+        refusal = self._standing.refusal()
+        if refusal is None:
+            return
+        for future in self._futures.values():
+            if not future.done():
+                future.set_exception(refusal)
 
     def _on_connection(self, connected: bool) -> None:
         self._linked = connected
@@ -240,6 +300,8 @@ class LinkDispatcher:
                     settlement = self._table.settle(answer, frames)
                     if settlement is not None:
                         self._finish(settlement)
+                if self._table.acquitted():
+                    self._offer_held()
             case Announce():
                 self._on_announce(message)
             case ControlReply():
@@ -249,9 +311,10 @@ class LinkDispatcher:
         if self._device.is_new(announce):
             self._lose()
             log.info("connected to device process %d", announce.pid)
+            for settlement in self._table.judge(announce, time.monotonic()):
+                self._finish(settlement)
         self._device.hear(announce, time.monotonic())
-        for pending in self._table.held():
-            self._offer(pending)
+        self._offer_held()
 
     def _lose(self) -> None:
         if self._device.present is None:
@@ -259,9 +322,10 @@ class LinkDispatcher:
         log.warning(
             "lost device process %d; %d requests wait for the next one", self._device.present.pid, len(self._table)
         )
+        lost = self._device.present.incarnation
         self._device.lose()
         self._calls.lose()
-        for settlement in self._table.lose(time.monotonic()):
+        for settlement in self._table.lose(lost, time.monotonic()):
             self._finish(settlement)
 
     def _finish(self, settlement: Settlement) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class Preparation:
         if expected_s <= LONGEST_INLINE_S:
             return self._timed(model, body_bytes, work)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._timed, model, body_bytes, work)
+        # in this request's context, so that what is logged there carries its id
+        return await loop.run_in_executor(self._pool, copy_context().run, self._timed, model, body_bytes, work)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return `work()`, run in the pool whatever it costs."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import math
+import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import uvicorn
@@ -17,25 +17,21 @@ import uvloop
 
 from batchd_server.bootstrap import Bootstrap
 from batchd_server.front.app import create_app
+from batchd_server.front.connection_watch import ConnectionWatch
+from batchd_server.front.connections import protocol_class
+from batchd_server.front.descriptors import allow_descriptors
+from batchd_server.front.draining import Draining, Server
 from batchd_server.front.link_dispatcher import LinkDispatcher
 from batchd_server.models.loading import construct
 from batchd_server.models.protocol import Model
 from batchd_server.observe.logs import configure_logging
+from batchd_server.supervisor.standing import directory_of
+from batchd_server.supervisor.stopping import LAST_ANSWERS_S, LEAVE, RETIRE, stop_noted
 from batchd_server.training.places import Places
 
 log = logging.getLogger(__name__)
 
-LAST_ANSWERS_S = 2
-"""After the drain timeout, for what then fails with 503 to be written out."""
-
-
-class Server(uvicorn.Server):
-    """Uvicorn without its signal handling, which ends the process by the signal instead of with exit code 0."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the handlers as they are."""
-        yield
+SERVES_POLL_S = 0.02
 
 
 async def serve(bootstrap: Bootstrap, models: Mapping[str, Model]) -> None:
@@ -43,8 +39,8 @@ async def serve(bootstrap: Bootstrap, models: Mapping[str, Model]) -> None:
     if bootstrap.listen_fd is None:
         raise ValueError("a front process needs listen_fd")
     settings = bootstrap.settings
-    drain_timeout_s = settings.server.drain_timeout_s
     dispatcher = LinkDispatcher(bootstrap.link_address, models)
+    watch = ConnectionWatch(settings.server, on_ended=dispatcher.connection_ended)
     server = Server(
         uvicorn.Config(
             create_app(
@@ -52,33 +48,39 @@ async def serve(bootstrap: Bootstrap, models: Mapping[str, Model]) -> None:
                 dispatcher,
                 observer=dispatcher,
                 places=Places.of(settings, bootstrap.link_address),
+                watch=watch,
             ),
-            http="httptools",
+            http=protocol_class(watch),
             ws="none",
             lifespan="on",
             access_log=False,
+            server_header=False,  # what serves, and so what may be wrong with it, is nobody's business
             log_config=None,
-            timeout_graceful_shutdown=math.ceil(drain_timeout_s) + LAST_ANSWERS_S,
+            timeout_graceful_shutdown=math.ceil(LAST_ANSWERS_S),
         )
     )
+    draining = Draining(server, dispatcher, settings.server.drain_timeout_s)
     loop = asyncio.get_running_loop()
-
-    def drain() -> None:
-        if server.should_exit:
-            server.force_exit = True
-            return
-        log.info("draining")
-        dispatcher.begin_drain()
-        server.should_exit = True
-        loop.call_later(drain_timeout_s, dispatcher.abandon)
-
-    loop.add_signal_handler(signal.SIGTERM, drain)
+    for number, handler in ((LEAVE, draining.leave), (RETIRE, draining.retire), (signal.SIGTERM, draining.stop)):
+        loop.add_signal_handler(number, handler)
+    if stop_noted(directory_of(bootstrap.link_address)):
+        draining.leave()
     dispatcher.open()
+    telling = asyncio.create_task(_tell(bootstrap.serves_file, server, dispatcher))
     try:
         with socket.socket(fileno=bootstrap.listen_fd) as listener:
             await server.serve(sockets=[listener])
     finally:
+        telling.cancel()
         await dispatcher.close()
+
+
+async def _tell(serves_file: Path | None, server: Server, dispatcher: LinkDispatcher) -> None:
+    """Make the file as soon as requests that come here are answered."""
+    while not (server.started and dispatcher.state().connected):  # noqa: ASYNC110 - neither of them has an event
+        await asyncio.sleep(SERVES_POLL_S)
+    if serves_file is not None:
+        serves_file.touch()  # noqa: ASYNC240 - once, on a local disk
 
 
 def main() -> None:
@@ -90,8 +92,12 @@ def main() -> None:
     configure_logging("front", level=server.log_level, form=server.log_format)
     # uvicorn tells of its own start and stop, which the supervisor does for all processes together
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    allow_descriptors(server.max_connections)
     models = {name: construct(model) for name, model in bootstrap.settings.models.items()}
     uvloop.run(serve(bootstrap, models))
+    # The device process waits for this end: taking torch apart costs half a second, and user code may hold a thread.
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":

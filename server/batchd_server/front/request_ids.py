@@ -6,19 +6,21 @@ Pure ASGI on purpose: Starlette's BaseHTTPMiddleware costs 200 us per request an
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import secrets
+import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchd_server.errors import ServingError, Unavailable
 from batchd_server.front.disconnects import ClientGone
 from batchd_server.front.error_responses import error_response
-from batchd_server.observe.logs import request_id as logged_request_id
+from batchd_server.front.request_log import log_finished, log_unexpected, note_error
+from batchd_server.front.secure_headers import secure_headers
+from batchd_server.observe.log_context import serving
+from batchd_server.observe.traceparent import parse_traceparent
 
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_log = logging.getLogger(__name__)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -40,35 +42,38 @@ class RequestIds:
             return
         request_id = _client_id(scope) or secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        logged_request_id.set(request_id)
-        started = False
+        serving.set({"request_id": request_id, **_trace_ids(scope)})
+        begun = time.monotonic()
+        status = 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                status = message["status"]
+                given = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = given + secure_headers(scope["method"], given)
             await send(message)
 
-        async def answer(error: ServingError) -> None:
-            if not started:
+        async def answer(error: ServingError, *, logged: bool = False) -> None:
+            note_error(scope, error, expected=logged)
+            if not status:
                 await error_response(error, scope["path"], request_id)(scope, receive, send_with_id)
 
         try:
             await self._app(scope, receive, send_with_id)
         except ClientGone:
-            _log.debug("request %s: the client has gone", request_id)
+            pass  # which the line below tells by there being no status
         except asyncio.CancelledError:
             # The HTTP server gives up on requests that outlast its shutdown.
             await answer(Unavailable("the server is shutting down", code="draining"))
             raise
-        except Exception:  # noqa: BLE001 - the last resort: whatever it is, the client gets an answer
-            _log.exception("request %s: %s %s failed unexpectedly", request_id, scope["method"], scope["path"])
-            await answer(ServingError("internal error; the log has more under the request id"))
+        except GeneratorExit:  # the event loop has been closed under the request
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a model's front half raises, the client gets an answer
+            log_unexpected(scope, error)
+            await answer(ServingError("internal error; the log has more under the request id"), logged=True)
+        finally:
+            log_finished(scope, status, time.monotonic() - begun)
 
 
 def _client_id(scope: Scope) -> str | None:
@@ -76,3 +81,10 @@ def _client_id(scope: Scope) -> str | None:
         if name == b"x-request-id":
             return value.decode() if _ACCEPTED.fullmatch(value) else None
     return None
+
+
+def _trace_ids(scope: Scope) -> dict[str, str]:
+    """The fields of a request that comes with one valid `traceparent`; several are none."""
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    trace = parse_traceparent(given[0]) if len(given) == 1 else None
+    return {} if trace is None else {"trace_id": trace.trace_id, "parent_id": trace.parent_id}

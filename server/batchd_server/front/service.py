@@ -12,16 +12,20 @@ from starlette.requests import Request
 from batchd.policy import ModelPolicy
 from batchd_server.config.policies import model_policy
 from batchd_server.config.settings import BatchingSettings, Settings
-from batchd_server.errors import BadRequest, DeadlineExceeded, NotFound, TooLarge
+from batchd_server.errors import DeadlineExceeded, NotFound
+from batchd_server.front.attempts import attempted
+from batchd_server.front.connection_watch import ConnectionWatch
 from batchd_server.front.disconnects import run_while_awaited
 from batchd_server.front.dispatcher import Dispatcher, InferenceAnswer, InferenceRequest
-from batchd_server.front.limits import content_encoding, inflate, read_body
+from batchd_server.front.items import prepared_items
+from batchd_server.front.limits import IncomingBytes, content_encoding, inflate, read_body
 from batchd_server.front.observer import Observation, Observer
 from batchd_server.front.preparation import Preparation
+from batchd_server.front.shedding import Shedding
 from batchd_server.front.training.store_access import StoreAccess
+from batchd_server.front.way_back import WayBack
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Array, Tensors
-from batchd_server.models.validation import split_items
 
 T = TypeVar("T")
 
@@ -35,9 +39,13 @@ class Front:
     observer: Observer
     preparation: Preparation
     training: StoreAccess
+    watch: ConnectionWatch
+    incoming: IncomingBytes
     started: float
     release: str
     """batchd's own version."""
+    shedding: Shedding = field(default_factory=Shedding)
+    way_back: WayBack = field(default_factory=WayBack)
     _policies: dict[str, ModelPolicy] = field(default_factory=dict)
 
     def version(self, model: str) -> str:
@@ -77,12 +85,13 @@ class Front:
 
         Raises:
             TooLarge: over `max_body_bytes`, as sent or inflated.
+            Unavailable: other bodies that are coming in take all of `max_incoming_bytes`.
             UnsupportedEncoding: compressed by a method that is not supported.
             BadRequest: damaged compressed data.
         """
         encoding = content_encoding(request)
         limit = self.settings.server.max_body_bytes
-        body = await read_body(request, limit)
+        body = await read_body(request, limit, self.incoming)
         if encoding is None:
             return body
         return await self.preparation.in_thread(lambda: inflate(body, encoding, limit))
@@ -91,31 +100,15 @@ class Front:
         """Run the decoding and preprocessing of `body` where it does not hold up other requests."""
         return await self.preparation.run(model, len(body), work)
 
-    def items(self, model: Model, tensors: Sequence[tuple[str, Array]], *, first: int = 0) -> list[Tensors]:
+    def items(self, model: Model, tensors: Sequence[tuple[str, Array]]) -> list[Tensors]:
         """Check `tensors` (batch axis first) against the model's inputs, and preprocess each item.
 
         Raises:
-            BadRequest: something does not fit; the message names the tensor, or the item counted from `first`.
+            BadRequest: something does not fit; the message names the tensor, or the item.
             TooLarge: more items than one request may hold.
+            ModelFailed: the model's preprocessing failed otherwise.
         """
-        self.check_items(max((array.shape[0] for _, array in tensors if array.ndim), default=0))
-        prepared = []
-        for index, item in enumerate(split_items(model.inputs, tensors), start=first):
-            try:
-                prepared.append(model.preprocess(item))
-            except ValueError as error:
-                raise BadRequest(f"item {index}: {error}", field="inputs") from error
-        return prepared
-
-    def check_items(self, num_items: int, field: str = "inputs") -> None:
-        """Refuse requests of too many items; `field` is what the protocol calls them.
-
-        Raises:
-            TooLarge: more than `max_items_per_request`.
-        """
-        limit = self.settings.server.max_items_per_request
-        if num_items > limit:
-            raise TooLarge(f"{num_items} items are more than the {limit} that one request may hold", field=field)
+        return prepared_items(model, tensors, self.settings.server.max_items_per_request)
 
     async def infer(
         self,
@@ -134,11 +127,13 @@ class Front:
             ClientGone: the client has left.
         """
         deadline = None if timeout_s is None else observation.arrived + timeout_s
+        limit_s = self.policy(observation.model).slo_s if timeout_s is None else timeout_s
+        reserve_s = self.way_back.reserve_s(limit_s)
         call = InferenceRequest(
             model=observation.model,
             items=items,
             arrived=observation.arrived,
-            deadline=deadline,
+            deadline=observation.arrived + limit_s - reserve_s if reserve_s else deadline,
             priority=priority,
             api=api,
         )
@@ -147,6 +142,15 @@ class Front:
         if remaining is not None and remaining <= 0:
             raise DeadlineExceeded("the deadline of the request passed while it was read")
         try:
-            return await run_while_awaited(self.dispatcher.infer(call), request.receive, remaining)
+            with attempted(self.shedding, request, model=call.model, api=api, priority=priority, timeout_s=timeout_s):
+                answer = await run_while_awaited(self.dispatcher.infer(call), request.receive, remaining)
+            self._learn_way_back(observation, answer)
+            return answer
         finally:
             observation.waited_s = time.monotonic() - begun
+
+    def _learn_way_back(self, observation: Observation, answer: InferenceAnswer) -> None:
+        """Measure from the moment at which the device was done with the last item."""
+        if answer.timings:
+            on_device_s = max(timing.queue_s + timing.compute_s for timing in answer.timings)
+            self.way_back.observe(time.monotonic() - observation.arrived - on_device_s)

@@ -29,7 +29,7 @@ def decision_routes(front: Front) -> APIRouter:
 
     path = "/v1/decisions"
     answer = {"type": "object", "properties": {"data": {"type": "array", "items": {"type": "object"}}}}
-    documented = openapi(path, answer=answer)
+    documented = openapi(path, answer=answer, errors=(404,))
     documented["parameters"] += [
         {
             "name": "limit",

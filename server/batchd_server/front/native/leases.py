@@ -19,24 +19,26 @@ from batchd_server.front.disconnects import ClientGone, run_while_awaited
 from batchd_server.front.documents import json_object, json_response, openapi
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
-from batchd_server.link.lease_calls import LeaseAsk, LeaseReturn, read_call
+from batchd_server.link.lease_calls import MAX_EXPECTED_S, MAX_TIMEOUT_S, LeaseAsk, LeaseReturn, read_call
 
 DENIED_HEADER = "x-lease-denied"
 
 _WAIT = {
-    "expected_s": {"type": ["number", "null"], "exclusiveMinimum": 0},
-    "timeout_s": {"type": "number", "minimum": 0, "default": 30},
+    "expected_s": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_EXPECTED_S},
+    "timeout_s": {"type": "number", "minimum": 0, "maximum": MAX_TIMEOUT_S, "default": 30},
 }
 _ASK = {
     "type": "object",
     "required": ["client"],
+    "additionalProperties": False,
     "properties": {
         "client": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
-        "weight": {"type": "number", "exclusiveMinimum": 0, "default": 1},
+        "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": 1000, "default": 1},
         **_WAIT,
     },
 }
-_RETURN = {"type": "object", "properties": {"next": {"type": ["object", "null"], "properties": _WAIT}}}
+_NEXT = {"type": ["object", "null"], "additionalProperties": False, "properties": _WAIT}
+_RETURN = {"type": "object", "additionalProperties": False, "properties": {"next": _NEXT}}
 _NUMBER = {"type": "number"}
 _LEASE = {
     "type": "object",
@@ -56,6 +58,7 @@ _RETURNED = {
         "lease": {"anyOf": [_LEASE, {"type": "null"}]},
     },
 }
+_DENIED = {DENIED_HEADER: {"description": "Why not, where that is known.", "schema": {"type": "string"}}}
 _LIST = {"type": "object", "properties": {"data": {"type": "array", "items": {"type": "object"}}}}
 
 
@@ -89,12 +92,13 @@ def lease_routes(front: Front) -> APIRouter:
         return json_response({"data": await front.dispatcher.control("leases")})
 
     one = "/v1/leases/{lease}/return"
-    for path, endpoint, method, body, answer in (
-        ("/v1/leases", ask, "POST", _ASK, _LEASE),
-        ("/v1/leases", overview, "GET", None, _LIST),
-        (one, give_back, "POST", _RETURN, _RETURNED),
+    asked = openapi("/v1/leases", body=_ASK, answer=_LEASE, errors=(429,))
+    asked["responses"]["204"] = {"description": "Not within `timeout_s`.", "headers": _DENIED}
+    for path, endpoint, method, extra in (
+        ("/v1/leases", ask, "POST", asked),
+        ("/v1/leases", overview, "GET", openapi("/v1/leases", answer=_LIST)),
+        (one, give_back, "POST", openapi(one, body=_RETURN, answer=_RETURNED, errors=(429,))),
     ):
-        extra = openapi(path, body=body, answer=answer)
         router.add_api_route(path, endpoint, methods=[method], openapi_extra=extra, response_model=None)
     return router
 

@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from batchd_server.front.documents import openapi
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
 
@@ -26,6 +27,6 @@ def metrics_routes(front: Front) -> APIRouter:
         methods=["GET"],
         response_model=None,
         response_class=PlainTextResponse,  # for the description only
-        openapi_extra={"responses": {"200": {"description": "OK", "content": {"text/plain": {}}}}},
+        openapi_extra=openapi("/metrics", answer={"type": "string"}, media_type="text/plain"),
     )
     return router

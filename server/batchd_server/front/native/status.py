@@ -6,16 +6,19 @@ import os
 import time
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from batchd_server.errors import Unavailable
 from batchd_server.front.documents import json_response, openapi
+from batchd_server.front.native.front_status import front_status
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.repository import model_states
 from batchd_server.front.service import Front
 from batchd_server.training.store import TrainingStore
+from batchd_server.training.trouble import Trouble
 
 
 def status_routes(front: Front) -> APIRouter:
@@ -50,13 +53,22 @@ async def current_status(front: Front) -> dict[str, Any]:
         document["fronts"] = [*fronts, own]
     document["ready"] = state.connected and state.ready and not state.draining
     document["draining"] = state.draining
-    document["training"] = {"jobs": await _jobs(front), "share": (document.get("leases") or {}).get("share")}
+    standing = front.dispatcher.standing()
+    document["supervision"] = None if standing is None else msgspec.to_builtins(standing)
+    document["front"] = front_status(front)
+    jobs, failure = await _jobs(front)
+    document["training"] = {
+        "jobs": jobs,
+        "share": (document.get("leases") or {}).get("share"),
+        "trouble": Trouble(state.training_trouble).reason if state.training_trouble else failure,
+    }
     return document
 
 
-async def _jobs(front: Front) -> dict[str, int] | None:
-    """How many training jobs have each status that any has; None where the store cannot be asked."""
+async def _jobs(front: Front) -> tuple[dict[str, int] | None, str | None]:
+    """How many training jobs have each status that any has; where the store cannot be asked, None and why."""
     try:
-        return {status.value: number for status, number in (await front.training.call(TrainingStore.counts)).items()}
-    except Unavailable:
-        return None
+        counts = await front.training.call(TrainingStore.counts)
+    except Unavailable as unavailable:
+        return None, unavailable.message
+    return {status.value: number for status, number in counts.items()}, None

@@ -15,7 +15,7 @@ from batchd_server.front.oip.tensor_json import decode_json
 from batchd_server.models.spec import NUMPY_DTYPES, Array
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_MOST_AXES = 32
+MOST_AXES = 32
 _MOST_ELEMENTS = 2**40
 
 
@@ -129,9 +129,9 @@ def _declaration(tensor: Mapping[str, Any], field: str) -> tuple[str, list[int],
     field = f"{field}.shape"
     if type(shape) is not list or not all(type(size) is int and size >= 0 for size in shape):
         raise BadRequest(f"the shape of {name!r} must be a list of integers from 0 on", field=field)
-    if not 1 <= len(shape) <= _MOST_AXES:
+    if not 1 <= len(shape) <= MOST_AXES:
         raise BadRequest(
-            f"the shape of {name!r} must have 1 to {_MOST_AXES} axes, the first of them the batch", field=field
+            f"the shape of {name!r} must have 1 to {MOST_AXES} axes, the first of them the batch", field=field
         )
     if math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
         raise BadRequest(f"the shape of {name!r} has too many elements", field=field)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +13,7 @@ from batchd_server.front.error_responses import not_ready_response
 from batchd_server.front.oip.metadata import server_metadata
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
+from batchd_server.front.standing_watch import not_ready
 
 
 def health_routes(front: Front) -> APIRouter:
@@ -31,10 +34,16 @@ def health_routes(front: Front) -> APIRouter:
         if state.connected and state.ready and not state.draining:
             return json_response({"ready": True, "live": True})
         if state.draining:
-            reason = "the server is draining"
-        else:
-            reason = "the device process is starting" if state.connected else "the device process is not connected"
-        return not_ready_response(request, reason, live=True)
+            return not_ready_response(request, "the server is draining", live=True)
+        standing = front.dispatcher.standing()
+        if state.connected:
+            failing = [f"model {model.name}: {model.reason}" for model in state.models if model.reason]
+            reason = "; ".join(failing) or "the device process is starting"
+            return not_ready_response(request, reason, live=True, state="loading")
+        if standing is None or standing.state == "running":
+            return not_ready_response(request, "the device process is not connected", live=True, state="restarting")
+        refusal = not_ready(standing, time.time())
+        return not_ready_response(request, refusal, live=True, state=standing.state)
 
     for path, endpoint in (("/v2", metadata), ("/v2/health/live", live), ("/v2/health/ready", ready)):
         router.add_api_route(path, endpoint, methods=["GET"], openapi_extra=openapi(path), response_model=None)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from batchd_server.front.deadlines import TIMEOUT_HEADER, explicit_timeout_s
+from batchd_server.front.deadlines import TIMEOUT_HEADER, TIMEOUT_SCHEMA, explicit_timeout_s
 from batchd_server.front.documents import openapi
 from batchd_server.front.oip.raw_request import parse_raw_request
 from batchd_server.front.oip.request import (
@@ -63,10 +63,15 @@ def infer_routes(front: Front) -> APIRouter:
             body=INFER_REQUEST,
             answer=INFER_RESPONSE,
             headers={
-                HEADER_LENGTH: "Bytes of JSON before the binary tensors; 0 = the body is the one input, raw.",
-                TIMEOUT_HEADER: "Deadline in milliseconds from now, where parameters.timeout names none.",
+                HEADER_LENGTH: {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "Bytes of JSON before the binary tensors; 0 = the body is the one input, raw.",
+                },
+                TIMEOUT_HEADER: TIMEOUT_SCHEMA,
             },
             binary=True,
+            errors=(429, 504, 507),
         )
         router.add_api_route(path, infer, methods=["POST"], openapi_extra=extra, response_model=None)
     return router

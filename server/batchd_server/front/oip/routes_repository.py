@@ -9,6 +9,7 @@ from starlette.responses import Response
 from batchd_server.errors import BadRequest
 from batchd_server.front.documents import json_object, json_response, openapi
 from batchd_server.front.oip.parameters import flag, parameters_of
+from batchd_server.front.oip.schemas import OPTIONAL_FLAG, optional_parameters
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.repository import model_states
 from batchd_server.front.service import Front
@@ -21,7 +22,7 @@ _INDEX = {
         "properties": {name: {"type": "string"} for name in ("name", "version", "state", "reason")},
     },
 }
-_ANY_OBJECT = {"type": "object", "properties": {"parameters": {"type": "object"}}}
+_ORDER = {"type": "object", "properties": {"parameters": optional_parameters(unload_dependents=OPTIONAL_FLAG)}}
 
 
 def repository_routes(front: Front) -> APIRouter:
@@ -55,8 +56,8 @@ def repository_routes(front: Front) -> APIRouter:
 
     for path, endpoint, body, answer in (
         ("/v2/repository/index", index, _INDEX_REQUEST, _INDEX),
-        ("/v2/repository/models/{model}/load", load, _ANY_OBJECT, None),
-        ("/v2/repository/models/{model}/unload", unload, _ANY_OBJECT, None),
+        ("/v2/repository/models/{model}/load", load, _ORDER, None),
+        ("/v2/repository/models/{model}/unload", unload, _ORDER, None),
     ):
         extra = openapi(path, body=body, answer=answer)
         router.add_api_route(path, endpoint, methods=["POST"], openapi_extra=extra, response_model=None)

@@ -13,32 +13,45 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from batchd_server.errors import BadRequest, NotFound
-from batchd_server.front.deadlines import TIMEOUT_HEADER, explicit_timeout_s
+from batchd_server.front.deadlines import TIMEOUT_HEADER, TIMEOUT_SCHEMA, explicit_timeout_s
 from batchd_server.front.dispatcher import InferenceAnswer
 from batchd_server.front.documents import json_object, openapi
-from batchd_server.front.openai.embeddings_request import EmbeddingsRequest, parse_embeddings_request
+from batchd_server.front.items import check_num_items, prepared_items
+from batchd_server.front.openai.embeddings_request import (
+    LARGEST_TOKEN,
+    MOST_INPUTS,
+    EmbeddingsRequest,
+    parse_embeddings_request,
+)
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
 from batchd_server.models.protocol import Model, TextEmbedder
 from batchd_server.models.spec import Array, Tensors
 
 _PATH = "/v1/embeddings"
+_TEXT = {"type": "string", "minLength": 1}
+_TOKEN = {"type": "integer", "minimum": 0, "maximum": LARGEST_TOKEN}
+_INPUTS = {"minItems": 1, "maxItems": MOST_INPUTS}
 _REQUEST: dict[str, Any] = {
     "type": "object",
     "required": ["model", "input"],
     "properties": {
-        "model": {"type": "string"},
+        "model": _TEXT,
         "input": {
             "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}},
-                {"type": "array", "items": {"type": "integer"}},
-                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                _TEXT,
+                {"type": "array", "items": _TEXT, **_INPUTS},
+                {"type": "array", "items": _TOKEN, "minItems": 1},
+                {"type": "array", "items": {"type": "array", "items": _TOKEN, "minItems": 1}, **_INPUTS},
             ]
         },
-        "encoding_format": {"type": "string", "enum": ["float", "base64"]},
-        "dimensions": {"type": "integer", "description": "Only the model's own number is taken."},
-        "user": {"type": "string"},
+        "encoding_format": {"type": ["string", "null"], "enum": ["float", "base64", None]},
+        "dimensions": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "description": "Only the model's own number is taken.",
+        },
+        "user": {"description": "Not used."},
     },
 }
 
@@ -63,14 +76,14 @@ def embedding_routes(front: Front) -> APIRouter:
             embedder = _embedder(model, asked)
 
             def prepare() -> tuple[Sequence[Tensors], int]:
-                items = _items(front, model, embedder, asked)
+                items = embedding_items(model, embedder, asked, front.settings.server.max_items_per_request)
                 return items, sum(embedder.num_tokens(item) for item in items)
 
             items, num_tokens = await front.prepare(asked.model, body, prepare)
             answer = await front.infer(request, observation, items, api="openai", timeout_s=timeout_s)
             return _response(asked, embedder, answer, num_tokens)
 
-    extra = openapi(_PATH, body=_REQUEST, headers={TIMEOUT_HEADER: "Deadline in milliseconds from now."})
+    extra = openapi(_PATH, body=_REQUEST, headers={TIMEOUT_HEADER: TIMEOUT_SCHEMA}, errors=(404, 429, 504, 507))
     router.add_api_route(_PATH, embeddings, methods=["POST"], openapi_extra=extra, response_model=None)
     return router
 
@@ -88,8 +101,14 @@ def _embedder(model: Model, asked: EmbeddingsRequest) -> TextEmbedder:
     return embedder
 
 
-def _items(front: Front, model: Model, embedder: TextEmbedder, asked: EmbeddingsRequest) -> list[Tensors]:
-    front.check_items(len(asked.texts) or len(asked.tokens), "input")
+def embedding_items(model: Model, embedder: TextEmbedder, asked: EmbeddingsRequest, limit: int) -> list[Tensors]:
+    """Return the items of a request, preprocessed, `limit` of them at most.
+
+    Raises:
+        BadRequest: an entry does not fit; `field` names it.
+        TooLarge: more items than that.
+    """
+    check_num_items(len(asked.texts) or len(asked.tokens), limit, "input")
     name = embedder.embedding_input if asked.texts else embedder.token_input
     given: Iterator[Array] = (
         (np.array([text.encode()], dtype=object) for text in asked.texts)
@@ -99,7 +118,7 @@ def _items(front: Front, model: Model, embedder: TextEmbedder, asked: Embeddings
     items: list[Tensors] = []
     for index, array in enumerate(given):  # one by one: tokens differ in length, and an error names its entry
         try:
-            items += front.items(model, [(name, array)], first=index)
+            items += prepared_items(model, [(name, array)], limit, first=index)
         except BadRequest as error:
             raise BadRequest(error.message, field=f"input[{index}]") from error
     return items

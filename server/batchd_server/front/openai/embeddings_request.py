@@ -9,7 +9,7 @@ from typing import Any
 from batchd_server.errors import BadRequest
 
 MOST_INPUTS = 2048
-_LARGEST_TOKEN = 2**31 - 1
+LARGEST_TOKEN = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,6 @@ def _inputs(given: object) -> tuple[list[str], list[list[int]]]:
     for index, tokens in enumerate(given):
         if type(tokens) is not list or not tokens:
             raise BadRequest("must be a list of at least one token id", field=f"input[{index}]")
-        if {*map(type, tokens)} != {int} or min(tokens) < 0 or max(tokens) > _LARGEST_TOKEN:
+        if {*map(type, tokens)} != {int} or min(tokens) < 0 or max(tokens) > LARGEST_TOKEN:
             raise BadRequest("token ids must be integers from 0 on", field=f"input[{index}]")
     return [], given

@@ -19,6 +19,7 @@ from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
 from batchd_server.front.training.job_documents import dataset_document
 from batchd_server.training.datasets.builtin import BUILTIN, builtin
+from batchd_server.training.datasets.formats import FORMATS
 from batchd_server.training.datasets.intake import adopt, receive, remove
 from batchd_server.training.datasets.problems import (
     DatasetError,
@@ -28,19 +29,21 @@ from batchd_server.training.datasets.problems import (
 )
 from batchd_server.training.records import Dataset
 from batchd_server.training.store import Conflict as StoreConflict
-from batchd_server.training.store import TrainingStore
+from batchd_server.training.store import StoreError, TrainingStore
 
 T = TypeVar("T")
 
 ALL = "/v1/datasets"
 ONE = f"{ALL}/{{dataset}}"
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
+_FORMAT = {"type": "string", "enum": list(FORMATS)}
 _ADOPTED = {
     "type": "object",
     "required": ["path"],
     "properties": {
-        "path": {"type": "string", "description": "Relative to training.data_root."},
-        "name": {"type": "string"},
-        "format": {"type": "string"},
+        "path": {"type": "string", "minLength": 1, "description": "Relative to training.data_root."},
+        "name": _NAME,
+        "format": _FORMAT,
     },
 }
 
@@ -76,15 +79,20 @@ def dataset_routes(front: Front) -> APIRouter:
         await _found(front, given, lambda store: remove(given, store=store, root=root))
         return Response(status_code=204)
 
-    upload = openapi(ALL, body=_ADOPTED, binary=True)
-    upload["parameters"] += [{"name": name, "in": "query", "schema": {"type": "string"}} for name in ("name", "format")]
-    for method, path, endpoint, extra in (
-        ("POST", ALL, add, upload),
-        ("GET", ALL, listing, openapi(ALL)),
-        ("GET", ONE, retrieve, openapi(ONE)),
-        ("DELETE", ONE, delete, openapi(ONE)),
+    upload = openapi(ALL, body=_ADOPTED, binary=True, status=201, errors=(404, 409, 422))
+    upload["parameters"] += [
+        {"name": name, "in": "query", "schema": schema} for name, schema in (("name", _NAME), ("format", _FORMAT))
+    ]
+    upload["responses"]["201"]["content"].pop("application/octet-stream")
+    for method, path, endpoint, status, extra in (
+        ("POST", ALL, add, 201, upload),
+        ("GET", ALL, listing, 200, openapi(ALL)),
+        ("GET", ONE, retrieve, 200, openapi(ONE)),
+        ("DELETE", ONE, delete, 204, openapi(ONE, status=204, errors=(409,))),
     ):
-        router.add_api_route(path, endpoint, methods=[method], openapi_extra=extra, response_model=None)
+        router.add_api_route(
+            path, endpoint, methods=[method], status_code=status, openapi_extra=extra, response_model=None
+        )
     return router
 
 
@@ -99,10 +107,12 @@ async def _uploaded(front: Front, request: Request) -> Dataset:
     if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
         raise TooLarge(f"the dataset is larger than {limit} bytes", field="body")
     store = await front.training.call(lambda store: store)
-    with _told():
-        return await receive(
-            _chunks(request), name=name, format=form, store=store, root=front.training.places.datasets, max_bytes=limit
-        )
+    root = front.training.places.datasets
+    try:
+        with _told():
+            return await receive(_chunks(request), name=name, format=form, store=store, root=root, max_bytes=limit)
+    except StoreError as error:
+        raise front.training.failed(error) from error
 
 
 async def _adopted(front: Front, request: Request) -> Dataset:
@@ -151,7 +161,7 @@ def _told() -> Iterator[None]:
     except DatasetError as error:
         raise Unprocessable(str(error)) from error
     except DatasetStorageError as error:
-        raise Unavailable(str(error), code="storage_failed", retry_after_s=60.0) from error
+        raise Unavailable(str(error), code=error.code, retry_after_s=60.0) from error
 
 
 def _text(document: dict[str, Any], key: str) -> str | None:

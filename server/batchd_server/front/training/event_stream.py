@@ -35,7 +35,7 @@ async def event_stream(front: Front, job_id: str, after: int) -> AsyncIterator[b
     yield f"retry: {RECONNECT_MS}\n\n".encode()
     spoken = time.monotonic()
     kind = ""
-    while not front.dispatcher.state().draining:
+    while not front.dispatcher.state().closing:
         try:
             job, events = await front.training.call(news)
         except (Unavailable, KeyError):

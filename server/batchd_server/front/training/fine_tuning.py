@@ -17,7 +17,7 @@ from batchd_server.errors import NotFound, Unprocessable
 from batchd_server.front.documents import json_response, openapi
 from batchd_server.front.raw_route import raw_router
 from batchd_server.front.service import Front
-from batchd_server.front.training.parameters import job_object, job_spec, whole_number
+from batchd_server.front.training.parameters import job_object, job_spec, query_documentation, whole_number
 from batchd_server.front.training.submission import poke, submit
 from batchd_server.training.job_spec import JobSpec, JobStatus
 from batchd_server.training.records import Event, Job
@@ -36,8 +36,8 @@ _BODY = {
     "type": "object",
     "required": ["model", "training_file"],
     "properties": {
-        "model": {"type": "string"},
-        "training_file": {"type": "string", "description": "A dataset's id or name."},
+        "model": {"type": "string", "minLength": 1},
+        "training_file": {"type": "string", "minLength": 1, "description": "A dataset's id or name."},
         "hyperparameters": {"type": "object"},
         "method": {"type": "object"},
         "seed": {"type": "integer"},
@@ -45,6 +45,7 @@ _BODY = {
         "training": {"type": "object", "description": "Anything else of a training job."},
     },
 }
+_AFTER = {"name": "after", "in": "query", "schema": {"type": "string"}}
 _UNSUPPORTED = ("validation_file", "suffix", "integrations")
 
 
@@ -91,14 +92,16 @@ def fine_tuning_routes(front: Front) -> APIRouter:
         )
 
     one = f"{PATH}/{{job}}"
-    for method, path, endpoint, body in (
-        ("POST", PATH, create, _BODY),
-        ("GET", PATH, listing, None),
-        ("GET", one, retrieve, None),
-        ("POST", f"{one}/cancel", cancel, None),
-        ("GET", f"{one}/events", events, None),
+    for method, path, endpoint, body, errors in (
+        ("POST", PATH, create, _BODY, (409, 422)),
+        ("GET", PATH, listing, None, (404,)),
+        ("GET", one, retrieve, None, ()),
+        ("POST", f"{one}/cancel", cancel, None, (409,)),
+        ("GET", f"{one}/events", events, None, ()),
     ):
-        extra = openapi(path, body=body)
+        extra = openapi(path, body=body, errors=errors)
+        if method == "GET" and endpoint is not retrieve:
+            extra["parameters"] += [*query_documentation(limit=(20, 1, MAX_PAGE)), _AFTER]
         router.add_api_route(path, endpoint, methods=[method], openapi_extra=extra, response_model=None)
     return router
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from batchd.lr_rules import LR_RULES
 from batchd.schedules import SCHEDULES
-from batchd_server.training.job_spec import JobSpec
+from batchd_server.front.service import Front
+from batchd_server.training.job_spec import JobSpec, JobStatus
 from batchd_server.training.records import Checkpoint, Dataset, Event, Job
+from batchd_server.training.trouble import Trouble
+
+
+def as_it_stands(front: Front, job: Job) -> Job:
+    """Return the job with what the store cannot say: that it rests because nothing can be kept now."""
+    code = front.dispatcher.state().training_trouble
+    if not code or job.status.final or job.status is JobStatus.PAUSED:
+        return job
+    status = JobStatus.PAUSED if job.status is JobStatus.RUNNING else job.status
+    return replace(job, status=status, reason=f"{Trouble(code).reason}; it goes on by itself")
 
 
 def job_document(job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from batchd_server.front.documents import json_response, openapi
 from batchd_server.front.raw_route import raw_router
@@ -57,16 +57,29 @@ def journal_routes(front: Front) -> APIRouter:
 
     rows = {"type": "object", "properties": {"data": {"type": "array", "items": {"type": "object"}}}}
     paging = query_documentation(after_step=(0, 0, MAX_NUMBER), limit=(DEFAULT_METRICS, 1, MAX_METRICS))
-    for name, endpoint in (
-        ("events", events),
-        ("metrics", metrics),
-        ("journal", journal),
-        ("checkpoints", checkpoints),
+    last = {
+        LAST_EVENT_ID: {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_NUMBER,
+            "description": "Go on after this event.",
+        }
+    }
+    streamed = openapi(ONE, answer={"type": "string"}, headers=last, media_type="text/event-stream")
+    paged = openapi(ONE, answer=rows)
+    paged["parameters"] += paging
+    for name, endpoint, extra in (
+        ("events", events, streamed),
+        ("metrics", metrics, paged),
+        ("journal", journal, openapi(ONE, answer=rows)),
+        ("checkpoints", checkpoints, openapi(ONE, answer=rows)),
     ):
-        streams = endpoint is events
-        extra = openapi(ONE, answer=rows, headers={LAST_EVENT_ID: "go on after this event"} if streams else None)
-        extra["parameters"] += paging if endpoint is metrics else []
-        if streams:
-            extra["responses"]["200"]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-        router.add_api_route(f"{ONE}/{name}", endpoint, methods=["GET"], openapi_extra=extra, response_model=None)
+        router.add_api_route(
+            f"{ONE}/{name}",
+            endpoint,
+            methods=["GET"],
+            openapi_extra=extra,
+            response_model=None,
+            response_class=StreamingResponse if endpoint is events else JSONResponse,  # for the description only
+        )
     return router

@@ -44,7 +44,7 @@ def promotion_routes(front: Front) -> APIRouter:
         return json_response({"object": "training.rollback", "model": model} | (told or {}))
 
     for path, endpoint, shape in ((PROMOTE, promote, _BODY), (ROLLBACK, rollback, None)):
-        extra = openapi(path, body=shape)
+        extra = openapi(path, body=shape, errors=(409, 422))
         router.add_api_route(path, endpoint, methods=["POST"], openapi_extra=extra, response_model=None)
     return router
 

@@ -16,10 +16,15 @@ from batchd_server.training.job_spec import JobStatus
 from batchd_server.training.places import Places
 from batchd_server.training.records import Job
 from batchd_server.training.store import StoreError, TrainingStore
+from batchd_server.training.trouble import Trouble
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+THREADS = 4
+"""Calls at a time. A database that is locked holds them for long, and nothing else may wait for a thread then."""
+RETRY_AFTER_S = 5.0
 
 
 class StoreAccess:
@@ -29,6 +34,8 @@ class StoreAccess:
         self._given = places
         self._store: TrainingStore | None = None
         self._opening = threading.Lock()
+        self._threads = anyio.CapacityLimiter(THREADS)
+        self._said: str | None = None  # what fails, since the log has been told
 
     @property
     def places(self) -> Places:
@@ -48,7 +55,7 @@ class StoreAccess:
             Unavailable: the store cannot be opened, read or written.
             Conflict: what is asked for does not go with what is there.
         """
-        return await anyio.to_thread.run_sync(self._run, work)
+        return await anyio.to_thread.run_sync(self._run, work, limiter=self._threads)
 
     async def job(self, job_id: str) -> Job:
         """Return a job.
@@ -111,12 +118,26 @@ class StoreAccess:
 
     def _run(self, work: Callable[[TrainingStore], T]) -> T:
         try:
-            return work(self.opened())
+            result = work(self.opened())
         except StoreError as error:
-            _log.error("%s", error)
-            raise Unavailable(str(error), code="store_failed", retry_after_s=5.0) from error
+            raise self.failed(error) from error
         except training_store.Conflict as conflict:
             raise Conflict(str(conflict)) from conflict
+        if self._said is not None:
+            self._said = None
+            _log.info("the job store works again")
+        return result
+
+    def failed(self, error: StoreError) -> Unavailable:
+        """Return what clients are told, after the log has been told once; the store is opened anew next time."""
+        if self._said != str(error):
+            self._said = str(error)
+            _log.error("training cannot be asked for: %s", error)
+        with self._opening:
+            if self._store is not None and error.trouble is Trouble.STORE_DAMAGED:
+                self._store.close()
+                self._store = None
+        return Unavailable(str(error), code=error.trouble.value, retry_after_s=RETRY_AFTER_S)
 
 
 def _no_job(job_id: str, field: str = "job") -> NotFound:
