@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +33,16 @@ entrypoint = "step_scores:StepScores"
 batching = { slo_ms = 60000, max_batch_elements = 400, max_batch_size = 16 }
 """
 TEXT = """
-[models.text-encoder]
+[models.LAYOUT]
 entrypoint = "batchd_server.models.text_encoder:TextEncoder"
 batching = { slo_ms = 60000, layout = "LAYOUT" }
 """
+LAYOUTS = ("padded", "ragged", "auto")
 
 
 def folder_with_example(tmp_path: Path) -> Path:
     shutil.copy(EXAMPLES / "step_scores.py", tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = folder_with_example(tmp_path_factory.mktemp("ragged"))
-    with daemon(folder, CONFIG) as running:
-        yield running.url, folder
 
 
 def step_scores() -> RaggedModel:
@@ -74,40 +67,34 @@ def decisions(url: str, model: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_every_recording_gets_the_answer_that_it_gets_alone(served: tuple[str, Path]) -> None:
-    url, _ = served
+def test_every_recording_gets_the_answer_that_it_gets_alone_and_what_was_learned_is_saved(tmp_path: Path) -> None:
+    folder = folder_with_example(tmp_path)
     rng = np.random.default_rng(5)
     items: list[Tensors] = [
         {"readings": rng.normal(size=(int(length), 3)).astype(np.float32)} for length in rng.integers(1, 120, size=80)
     ]
-    results = asyncio.run(ask_all(url, "step-scores", [{"readings": item["readings"][None]} for item in items]))
+    requests = [{"readings": item["readings"][None]} for item in items]
+    with daemon(folder, CONFIG) as running:
+        results = asyncio.run(ask_all(running.url, "step-scores", requests))
+        records = decisions(running.url, "step-scores")
     model = step_scores()
     for item, result in zip(items, results, strict=True):
         with torch.no_grad():
             (alone,) = model.split(model.run(model.collate_ragged([item])), [item])
         np.testing.assert_allclose(result["scores"][0], alone["scores"], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(result["mean"][0], alone["mean"], rtol=1e-5, atol=1e-6)
-    records = decisions(url, "step-scores")
     assert sum(record["batch_size"] for record in records) >= len(items)
     assert max(record["batch_size"] for record in records) > 1, "nothing shared a batch"
     for record in records:
         assert record["padded_shape"] is None
         assert record["padding_ratio"] == 0.0
-
-
-def test_what_was_learned_of_ragged_batches_is_saved_as_such(tmp_path: Path) -> None:
-    folder = folder_with_example(tmp_path)
-    with daemon(folder, CONFIG) as running:
-        request = {"readings": np.zeros((1, 5, 3), np.float32)}
-        assert len(asyncio.run(ask_all(running.url, "step-scores", [request]))) == 1
     state = json.loads((folder / "learned" / "cost-models" / "step-scores.json").read_text())
     assert state["state"]["layout"] == "ragged"
     assert state["state"]["latency"]["samples"]
 
 
 @pytest.mark.text
-@pytest.mark.parametrize("layout", ["padded", "ragged", "auto"])
-def test_a_text_has_its_embedding_in_either_layout(tmp_path: Path, layout: str) -> None:
+def test_a_text_has_its_embedding_in_every_layout(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from batchd_server.models.text_encoder import TextEncoder
 
@@ -118,18 +105,21 @@ def test_a_text_has_its_embedding_in_either_layout(tmp_path: Path, layout: str) 
     encoder.load(torch.device("cpu"))
     texts = [" ".join(["word"] * count) for count in (1, 3, 40, 7, 7, 90, 2, 15)] * 2
     requests = [{"text": np.array([text.encode()], dtype=object)} for text in texts]
-    with daemon(tmp_path, TEXT.replace("LAYOUT", layout)) as running:
-        results = asyncio.run(ask_all(running.url, "text-encoder", requests))
-        records = decisions(running.url, "text-encoder")
-    for text, result in zip(texts, results, strict=True):
+    with daemon(tmp_path, "".join(TEXT.replace("LAYOUT", layout) for layout in LAYOUTS)) as running:
+        results = {layout: asyncio.run(ask_all(running.url, layout, requests)) for layout in LAYOUTS}
+        records = {layout: decisions(running.url, layout) for layout in LAYOUTS}
+    for index, text in enumerate(texts):
         item = encoder.preprocess({"text": np.array(text.encode(), dtype=object)})
         with torch.no_grad():
             (alone,) = encoder.split(encoder.run(encoder.collate([item], encoder.shape(item))), [item])
         scale = float(np.abs(alone["embedding"]).max())
-        assert float(np.abs(result["embedding"][0] - alone["embedding"]).max()) <= 1e-5 * scale
-    ragged = {record["padded_shape"] is None for record in records}
-    assert len(ragged) == 1, "one layout serves"
-    assert layout == "auto" or ragged == {layout == "ragged"}
+        for layout in LAYOUTS:
+            embedding = results[layout][index]["embedding"][0]
+            assert float(np.abs(embedding - alone["embedding"]).max()) <= 1e-5 * scale, layout
+    for layout in LAYOUTS:
+        ragged = {record["padded_shape"] is None for record in records[layout]}
+        assert len(ragged) == 1, "one layout serves"
+        assert layout == "auto" or ragged == {layout == "ragged"}
 
 
 def settings(layout: str) -> BatchingSettings:

@@ -110,7 +110,9 @@ class Payload:
         return (Path.touch, (self.trace,))
 
 
-@pytest.mark.parametrize("place", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0"])
+@pytest.mark.parametrize(
+    "place", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0", "data/constants/custom_obj_0"]
+)
 def test_a_pickle_hidden_in_an_archive_is_not_run(tmp_path: Path, place: str) -> None:
     trace = tmp_path / "trace"
     path = save(Format.EXPORT, tmp_path / "model.pt2")
@@ -131,3 +133,13 @@ def test_a_pickle_hidden_in_an_archive_is_not_run(tmp_path: Path, place: str) ->
         model.load(torch.device("cpu"))
     assert not trace.exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_compiled_code_in_an_archive_is_not_loaded(tmp_path: Path) -> None:
+    path = save(Format.EXPORT, tmp_path / "model.pt2")
+    with zipfile.ZipFile(path, "a") as archive:
+        root = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{root}/data/aotinductor/model/model.so", b"\x7fELF")
+    model = ExportedModel(path=str(path), inputs=INPUTS, outputs=OUTPUTS, mask_input="mask")
+    with pytest.raises(ValueError, match="holds compiled code"):
+        model.load(torch.device("cpu"))

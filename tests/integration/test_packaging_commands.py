@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("serve", "check-config", "demo", "loadtest", "train", "bench")
+COMMANDS = ("serve", "check-config", "key", "demo", "loadtest", "train", "bench")
 HIDE = """
 import importlib.abc, runpy, sys
 class Hidden(importlib.abc.MetaPathFinder):

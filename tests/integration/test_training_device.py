@@ -37,6 +37,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         device.close()
 
 
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingDevice]:
+    """For tests that leave the process as they found it."""
+    folder = tmp_path_factory.mktemp("common")
+    device = TrainingDevice(folder / "device", training_settings(folder / "state"))
+    device.front.until(device.front.ready)
+    yield device
+    device.close()
+
+
 # ---- beside inference ------------------------------------------------------------------------------------------------
 
 
@@ -81,8 +91,8 @@ def test_several_jobs_share_the_device(start: Start) -> None:
         device.until_status(job, JobStatus.SUCCEEDED)
 
 
-def test_the_journal_holds_every_change_of_the_batch_size(start: Start) -> None:
-    device = start()
+def test_the_journal_holds_every_change_of_the_batch_size(common: TrainingDevice) -> None:
+    device = common
     schedule = {"name": "exponential", "factor": 2.0, "every_examples": 100}
     job = device.submit(max_steps=30, batching={"initial": 8, "min": 8, "max": 64, "schedule": schedule})
     device.until_status(job, JobStatus.SUCCEEDED)
@@ -245,8 +255,8 @@ def test_a_loss_that_is_not_a_number_fails_the_job_and_keeps_its_checkpoint(star
         ({"batching": {"initial": 500, "min": 8, "max": 512}}, "initial must be at most the 108 training examples"),
     ],
 )
-def test_what_cannot_begin_fails_with_its_reason(start: Start, changes: dict[str, Any], said: str) -> None:
-    device = start()
+def test_what_cannot_begin_fails_with_its_reason(common: TrainingDevice, changes: dict[str, Any], said: str) -> None:
+    device = common
     job = device.submit(**changes)
     device.until(lambda: device.job(job).status.final)
     assert device.job(job).status is JobStatus.FAILED
@@ -304,8 +314,8 @@ def test_promotion_serves_the_weights_keeps_them_and_can_be_undone(start: Start)
     assert missing[0] == 404
 
 
-def test_training_goes_on_while_the_store_is_in_use(start: Start) -> None:
-    device = start()
+def test_training_goes_on_while_the_store_is_in_use(common: TrainingDevice) -> None:
+    device = common
     job = device.submit(max_steps=150)
     seen: list[int] = []
     give_up = time.monotonic() + 60

@@ -165,7 +165,15 @@ class InlineDispatcher:
             ModelState(name=name, state="UNAVAILABLE" if name in self.unloaded else "READY", reason="", slo_s=1.0)
             for name in self.models
         )
-        return DeviceState(connected=True, ready=self.ready, draining=self.draining, pid=1, models=models)
+        return DeviceState(
+            connected=True, ready=self.ready, draining=self.draining, closing=self.draining, pid=1, models=models
+        )
+
+    def standing(self) -> None:
+        return None
+
+    def num_pending(self) -> int:
+        return 0 if self.held is None else len(self.requests)
 
     async def infer(self, request: InferenceRequest) -> InferenceAnswer:
         self.requests.append(request)

@@ -29,6 +29,7 @@ from batchd_server.training.records import Job, StepMetrics, Wanted
 from batchd_server.training.store import TrainingStore
 
 MODEL = '''
+import ctypes
 import time
 import torch
 from trainable_rig import Rows, Rowwise, Net, FEATURES, CLASSES
@@ -43,9 +44,9 @@ class Served(Rowwise, PaddedModel):
     inputs = [TensorSpec(name="x", datatype="FP32", shape=("n", FEATURES))]
     outputs = [TensorSpec(name="y", datatype="FP32", shape=("n", CLASSES))]
 
-    def __init__(self, pause_s=0.0, learn_s=0.0, nan_after=None, bytes_per_example=0, count=120):
+    def __init__(self, pause_s=0.0, learn_s=0.0, nan_after=None, bytes_per_example=0, count=120, crash=False):
         self.pause_s, self.learn_s, self.nan_after = pause_s, learn_s, nan_after
-        self.bytes_per_example = bytes_per_example
+        self.bytes_per_example, self.crash = bytes_per_example, crash
         self.seen = 0
         Rowwise.__init__(self, examples=Rows(count=count))
 
@@ -59,6 +60,8 @@ class Served(Rowwise, PaddedModel):
 
     def losses(self, network, batch):
         time.sleep(self.learn_s)
+        if self.crash:
+            ctypes.string_at(0)
         rows = len(batch[0])
         if self.bytes_per_example:
             torch.empty(rows, self.bytes_per_example, dtype=torch.uint8)

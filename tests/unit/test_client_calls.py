@@ -54,6 +54,19 @@ def test_a_request_goes_below_the_base_path_with_key_and_fresh_id(connect: Calla
     assert all(len(request_id) == 32 for request_id in ids)
 
 
+def test_the_key_may_stand_in_the_environment(connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return echo(request)
+
+    for variable, given in (("from outside", {}), ("from outside", {"api_key": "given"}), ("", {})):
+        monkeypatch.setenv("BATCHD_API_KEY", variable)
+        connect(handler, **given).infer("m", {"x": [[1]]})
+    assert seen == ["Bearer from outside", "Bearer given", None]
+
+
 def test_a_full_queue_is_waited_out_as_long_as_the_server_asks(connect: Callable[..., Any], time: VirtualTime) -> None:
     bodies: list[dict[str, Any]] = []
 

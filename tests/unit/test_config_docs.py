@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from batchd_server.config.settings import (
     BatchingSettings,
     DeviceSettings,
+    KeySettings,
     LadderSettings,
     ModelSettings,
     Section,
+    SecuritySettings,
     ServerSettings,
     SimulatedDeviceSettings,
     StateSettings,
@@ -26,6 +29,8 @@ TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encod
     ("heading", "section"),
     [
         ("[server]", ServerSettings),
+        ("[security]", SecuritySettings),
+        ("[[security.keys]]", KeySettings),
         ("[device]", DeviceSettings),
         ("[device.simulated]", SimulatedDeviceSettings),
         ("[models.NAME]", ModelSettings),
@@ -44,7 +49,7 @@ def test_every_setting_is_in_the_table_of_its_section_and_nothing_else(heading: 
 def test_simple_defaults_are_the_ones_in_the_tables(section: type[Section]) -> None:
     for name, field in section.model_fields.items():
         if field.default is not None and not isinstance(field.default, Section):
-            shown = f'"{field.default}"' if isinstance(field.default, str) else str(field.default)
+            shown = json.dumps(field.default)  # as TOML has texts, numbers and truth values
             assert f"| `{name}` | `{shown}` |" in TEXT
 
 

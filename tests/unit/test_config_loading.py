@@ -56,7 +56,8 @@ def test_variables_reach_into_the_table_of_a_model(tmp_path: Path, monkeypatch: 
     [
         (
             "[servr]\n",
-            "servr: unknown key; did you mean server? allowed: defaults, device, models, server, state, training",
+            "servr: unknown key; did you mean server? "
+            "allowed: defaults, device, models, security, server, state, training",
         ),
         (
             "[device]\nname = 'gpu'\n",
@@ -144,3 +145,39 @@ def test_a_bad_option_is_named() -> None:
     assert _problems(None, Override("--device", "device.name", "gpu"))[0].startswith(
         "--device: device.name: must be auto"
     )
+
+
+SECRET = "batchd_what-must-not-be-repeated"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[[security.keys]]\nname = "ci"\nsha256 = "{SECRET}"\nscopes = ["infer"]\n',
+        f'[[security.keys]]\nname = "ci"\nkey = "{SECRET}"\nscopes = ["infer"]\n',
+        f'[[security.keys]]\nname = "{SECRET} "\nsha256 = "{"0" * 64}"\nscopes = ["{SECRET}"]\n',
+        f'[security]\nkeys = ["{SECRET}"]\n',
+        f'security = "{SECRET}"\n',
+        f'[training]\ndatabase = "{SECRET}"\n',
+        f'[training]\ndatabase = ["{SECRET}"]\n',
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path, text: str) -> None:
+    path = _write(tmp_path, text)
+    problems = _problems(path)
+    assert problems
+    assert SECRET not in "".join(problems)
+
+
+def test_two_keys_are_told_apart(tmp_path: Path) -> None:
+    def keys(*pairs: tuple[str, str]) -> str:
+        return "".join(
+            f'[[security.keys]]\nname = "{name}"\nsha256 = "{digit * 64}"\nscopes = ["infer"]\n'
+            for name, digit in pairs
+        )
+
+    path = _write(tmp_path, keys(("a", "0"), ("b", "1")))
+    assert [key.name for key in load_settings(path).security.keys] == ["a", "b"]
+    for pairs in ((("a", "0"), ("a", "1")), (("a", "0"), ("b", "0"))):
+        path = _write(tmp_path, keys(*pairs))
+        assert _problems(path) == [f"{path}: security.keys: two keys have the same name or the same sha256"]

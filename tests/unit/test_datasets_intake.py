@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from dataset_files import npy, picture, zipped
 
-from batchd_server.training.datasets import upload
+from batchd_server.training.datasets import inspection, upload
 from batchd_server.training.datasets.builtin import BUILTIN, builtin, dataset_files
 from batchd_server.training.datasets.formats import Limits
 from batchd_server.training.datasets.inspection import inspect_in_child
@@ -190,7 +191,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(upload.os, "fsync", full)
-    with pytest.raises(DatasetStorageError, match="no space left"):
+    with pytest.raises(DatasetStorageError, match="the disk is full"):
         take(ROWS)
     assert store.datasets() == []
     assert list(root.iterdir()) == []
@@ -338,3 +339,22 @@ def test_a_check_that_takes_too_much_memory_ends(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="too much memory"):
         inspect_in_child(path, None, Limits(check_bytes=100 << 20))
     assert inspect_in_child(path, None, Limits()).examples == 10_000_000
+
+
+def test_a_check_finds_none_of_our_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that a hostile file has taken over could read them: keys, and the password of a database."""
+    environments: list[dict[str, str]] = []
+    run = subprocess.run
+
+    def seen(*arguments: Any, env: dict[str, str], **options: Any) -> Any:
+        environments.append(env)
+        return run(*arguments, env=env, **options)
+
+    monkeypatch.setattr(inspection.subprocess, "run", seen)
+    monkeypatch.setenv("BATCHD_API_KEY", "batchd_secret")
+    monkeypatch.setenv("BATCHD_TRAINING__DATABASE", "postgresql://u:secret@host/jobs")
+    path = zipped(tmp_path / "data.npz", {"x.npy": npy(np.zeros(3))})
+    assert inspect_in_child(path, None, Limits()).examples == 3
+    (environment,) = environments
+    assert "PATH" in environment
+    assert "secret" not in "".join(environment.values())

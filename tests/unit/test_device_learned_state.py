@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from batchd_server.device.learned_state import LearnedState
+from batchd_server.device.learned_state import Learned, LearnedState, LearnedWriter
+from batchd_server.device.work import PredictedPeak
 
 HERE = {"device": "cpu", "options": {"sizes": (1, 2)}}
-STATE = {"latency": [1.0, 2.0]}
+STATE = Learned(
+    state={"latency": [1.0, 2.0]},
+    policy="64 items",
+    predicted=(PredictedPeak(batch_size=2, shape=(16,), peak_bytes=4096),),
+)
 
 
 def test_what_was_saved_comes_back_under_the_same_circumstances(tmp_path: Path) -> None:
@@ -20,7 +26,19 @@ def test_what_was_saved_comes_back_under_the_same_circumstances(tmp_path: Path) 
     assert learned.load("another", HERE) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 99}', '{"format": 1}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 3, "circumstances": {"device": "cpu", "options": {"sizes": [1, 2]}}, "state": {}}',
+        '{"format": 99}',
+        '{"format": 1}',
+        "\x00\xff",
+    ],
+)
 def test_a_broken_file_is_ignored(tmp_path: Path, content: str) -> None:
     learned = LearnedState(tmp_path)
     learned.save("m", HERE, STATE)
@@ -50,3 +68,15 @@ def test_no_directory_keeps_nothing() -> None:
     learned.save("m", HERE, STATE)
     assert not learned.enabled
     assert learned.load("m", HERE) is None
+
+
+def test_a_writer_saves_the_latest_and_holds_up_nobody(tmp_path: Path) -> None:
+    learned = LearnedState(tmp_path)
+    writer = LearnedWriter(learned)  # not started: the disk stalls
+    for turn in range(1000):
+        writer.save("m", HERE, replace(STATE, policy=str(turn)))
+    writer.start()
+    assert writer.stop(10.0)
+    kept = learned.load("m", HERE)
+    assert kept is not None
+    assert kept.policy == "999"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,16 @@ from batchd_server.device.model_lifecycle import ModelLifecycle
 from batchd_server.device.repository import Caller, Repository
 from batchd_server.device.serving import Serving
 from batchd_server.device.warmup import example_items
-from batchd_server.device.work import Loaded, LoadFailed, ReleaseDone, ReleaseWork, WarmUpDone, WarmUpWork, Work
+from batchd_server.device.work import (
+    Loaded,
+    LoadFailed,
+    PredictedPeak,
+    ReleaseDone,
+    ReleaseWork,
+    WarmUpDone,
+    WarmUpWork,
+    Work,
+)
 from batchd_server.errors import NotFound, ServingError, Unavailable
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors, TensorSpec
@@ -184,6 +194,50 @@ def test_what_was_learned_is_taken_up_again(tmp_path: Path) -> None:
     broken.lifecycle.start()
     broken.bring_up("a")
     assert broken.state("a") == "READY"
+
+
+def test_what_is_known_of_a_model_spares_its_successor_the_timing_and_the_predictions(tmp_path: Path) -> None:
+    peak = PredictedPeak(batch_size=1, shape=(30,), peak_bytes=4096)
+    rig = Rig(tmp_path)
+    rig.lifecycle.start()
+    rig.lifecycle.loaded(loaded("a"))
+    first = cast("WarmUpWork", rig.submitted.pop())
+    assert not first.known
+    rig.lifecycle.warmed_up(WarmUpDone(work=first, failure=None, predicted=(peak,)))
+    # it died at once: nothing but the opening had saved it
+    successor = Rig(tmp_path)
+    successor.lifecycle.start()
+    successor.lifecycle.loaded(loaded("a"))
+    second = cast("WarmUpWork", successor.submitted.pop())
+    assert second.known
+    assert len(second.layouts) == 1
+    successor.lifecycle.warmed_up(WarmUpDone(work=second, failure=None))
+    assert successor.state("a") == "READY"
+    assert successor.repository["a"].predicted == (peak,)
+    # under other limits the predictions say nothing
+    other = Rig(tmp_path)
+    other.lifecycle.start()
+    other.lifecycle.loaded(replace(loaded("a"), policy=ModelPolicy(max_batch_size=7)))
+    assert not cast("WarmUpWork", other.submitted.pop()).known
+
+
+def test_a_state_that_does_not_fit_is_learned_again_from_a_whole_warm_up(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.lifecycle.start()
+    rig.bring_up("a")
+    path = tmp_path / "cost-models" / "a.json"
+    path.write_text(path.read_text().replace('"efficiency": ', '"efficiency": -'))
+    successor = Rig(tmp_path)
+    successor.lifecycle.start()
+    successor.lifecycle.loaded(loaded("a"))
+    hopeful = cast("WarmUpWork", successor.submitted.pop())
+    assert hopeful.known
+    successor.lifecycle.warmed_up(WarmUpDone(work=hopeful, failure=None))
+    assert successor.state("a") == "LOADING"
+    whole = cast("WarmUpWork", successor.submitted.pop())
+    assert not whole.known
+    successor.lifecycle.warmed_up(WarmUpDone(work=whole, failure=None))
+    assert successor.state("a") == "READY"
 
 
 def test_an_example_grows_until_the_model_takes_it() -> None:

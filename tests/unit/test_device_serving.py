@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,12 +16,13 @@ from batchd.item import Item, ItemId
 from batchd.outcome import Completed, Failed, OutOfMemory
 from batchd.policy import ModelPolicy
 from batchd_server.device.answering import Answering
+from batchd_server.device.black_box import FILE, BlackBox, fallen_before
 from batchd_server.device.failures import Failure, FailureKind
 from batchd_server.device.serving import Serving
 from batchd_server.device.work import BatchDone, BatchWork, Stages
 from batchd_server.errors import Unavailable
 from batchd_server.link.codec import Frame, pack_tensors, unpack_tensors
-from batchd_server.link.messages import Answers, DeviceMessage, ItemAnswer, Offer, OfferedItem
+from batchd_server.link.messages import Answers, DeviceMessage, ItemAnswer, Offer, OfferedItem, RunningItem
 from batchd_server.models.protocol import Model
 from batchd_server.models.spec import Tensors
 from batchd_server.observe.arrival_trace import ArrivalTrace
@@ -35,7 +37,8 @@ MODEL = cast("Model", object())
 class Device:
     """Fronts on one side, an executor on the other; time stands still unless the test moves it."""
 
-    def __init__(self, policy: ModelPolicy = POLICY) -> None:
+    def __init__(self, box: Path, policy: ModelPolicy = POLICY) -> None:
+        self.box = box
         self.now = 100.0
         self.controller = Controller(BudgetPolicy())
         self.controller.add_model("m", policy)
@@ -46,7 +49,15 @@ class Device:
         statistics = {"m": ModelStatistics(name="m", version="1", memory_type="CPU")}
         self.instruments = Instruments(metrics, statistics)
         self.answering = Answering(self._send)
-        self.serving = Serving(self.controller, self.answering, self.instruments, self.work.append, ArrivalTrace(None))
+        self.black_box = BlackBox.open(box)
+        self.serving = Serving(
+            self.controller,
+            self.answering,
+            self.instruments,
+            self.work.append,
+            ArrivalTrace(None),
+            black_box=self.black_box,
+        )
         self.serving.open_model("m", MODEL, policy.slo_s)
 
     def _let_batches_grow(self) -> None:
@@ -66,11 +77,19 @@ class Device:
         return True
 
     def offer(
-        self, number: int, *values: float, front: bytes = b"f", model: str = "m", deadline: float | None = None
+        self,
+        number: int,
+        *values: float,
+        front: bytes = b"f",
+        model: str = "m",
+        deadline: float | None = None,
+        **flags: bool,
     ) -> None:
         frames: list[Any] = []
         items = tuple(OfferedItem((8,), pack_tensors({"x": np.full(8, value, np.float32)}, frames)) for value in values)
-        offer = Offer(request=number, model=model, items=items, arrived=self.now, deadline=deadline, priority=0)
+        offer = Offer(
+            request=number, model=model, items=items, arrived=self.now, deadline=deadline, priority=0, **flags
+        )
         self.serving.offer(front, offer, frames, self.now)
 
     def launch(self) -> BatchWork:
@@ -123,6 +142,10 @@ class Device:
                 found[key] = answer if answer.error else float(tensors["y"][0])
         return found
 
+    def noted(self) -> tuple[RunningItem, ...] | None:
+        """What the next process would be told of this one."""
+        return fallen_before(self.box / FILE, None)[-1].running
+
     def errors(self) -> dict[tuple[int, int], tuple[int, str]]:
         return {
             key: answer.error[:2]
@@ -135,8 +158,8 @@ class Device:
 
 
 @pytest.fixture
-def device() -> Device:
-    return Device()
+def device(tmp_path: Path) -> Device:
+    return Device(tmp_path)
 
 
 def test_a_batch_is_one_message_per_front(device: Device) -> None:
@@ -329,3 +352,31 @@ def test_an_answer_whose_names_are_no_strings_is_the_models_failure(device: Devi
     device.launch()
     device.finish(cast("Tensors", {5: np.zeros(8, np.float32)}))
     assert device.errors() == {(1, 0): (500, "model_failed")}
+
+
+def test_what_runs_is_in_the_black_box_for_as_long_as_it_runs(device: Device) -> None:
+    device.offer(1, 1.0, 2.0)
+    device.offer(9, 3.0, front=b"g")
+    device.offer(2, 4.0, alone=True)
+    assert device.noted() == ()
+    seen = []
+    for _ in range(2):
+        device.launch()
+        seen.append(device.noted())
+        device.finish()
+        assert device.noted() == ()
+    assert seen == [
+        (RunningItem(b"f", 1, 0), RunningItem(b"f", 1, 1), RunningItem(b"g", 9, 0)),
+        (RunningItem(b"f", 2, 0),),
+    ]
+
+
+def test_what_was_accepted_by_another_process_is_not_refused_by_this_one(device: Device) -> None:
+    device.offer(1, *[1.0] * 16)
+    device.offer(2, 1.0)
+    device.offer(3, 5.0, accepted=True)
+    assert device.errors() == {(2, 0): (429, "queue_full")}
+    while device.controller.num_waiting():
+        device.launch()
+        device.finish()
+    assert device.answers()[3, 0] == 10.0

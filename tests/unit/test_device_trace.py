@@ -66,11 +66,11 @@ def test_a_file_that_cannot_be_opened_is_one_line_in_the_log(tmp_path: Path, cap
         trace = ArrivalTrace(tmp_path / "file" / "trace.jsonl")
         trace.record(offer((3,)), 101.0)
     assert len(caplog.records) == 1
-    assert "no longer recorded" in caplog.text
+    assert "not recorded" in caplog.text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_ends_the_recording_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_stops_the_recording_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     trace = ArrivalTrace(Path("/dev/full"))
     with caplog.at_level(logging.WARNING):
         trace.record(offer((3,)), 101.0)
@@ -78,5 +78,29 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(caplog: pytest.LogCaptu
         trace.record(offer((3,)), 101.0)
         trace.flush(10.0)
         trace.close()
-    assert "no longer recorded" in caplog.text
-    assert len([record for record in caplog.records if "no longer" in record.message]) == 1
+    assert ["not recorded" in record.message for record in caplog.records] == [True]
+
+
+def test_a_disk_that_takes_it_again_gets_whole_lines_and_the_log_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "place").write_text("a file in the way")
+    path = tmp_path / "place" / "trace.jsonl"
+    with caplog.at_level(logging.INFO):
+        trace = ArrivalTrace(path)
+        count = 0
+        while len(caplog.records) < 2 and count < 5000:
+            count += 1
+            trace.record(offer((3,), arrived=100.0 + count), 500.0 + count)
+            if count == 3000:
+                (tmp_path / "place").unlink()
+            trace.flush(count / 10)
+        trace.close()
+    first, second = (record.message for record in caplog.records)
+    assert "not recorded" in first
+    assert "recorded again" in second
+    missing = int(second.split(";")[1].split()[0])
+    kept = path.read_text().splitlines()
+    assert len(kept) + missing == count
+    assert all(json.loads(line)["model"] == "m" for line in kept)
+    assert missing > 0

@@ -195,7 +195,7 @@ async def test_reading_and_wishing_need_no_device_process(tmp_path: Path) -> Non
         assert (await front.client.post(f"{JOBS}/{job_id}/pause")).status_code == 200
         assert (await front.client.get(f"{JOBS}/{job_id}")).json()["status"] == "pausing"
         status = (await front.client.get("/v1/status")).json()
-        assert status["training"] == {"jobs": {"pausing": 1}, "share": None}
+        assert status["training"] == {"jobs": {"pausing": 1}, "share": None, "trouble": None}
 
 
 async def test_the_journals_are_told_as_they_are(tmp_path: Path) -> None:
@@ -356,7 +356,8 @@ async def test_a_store_that_fails_is_503_and_inference_goes_on(tmp_path: Path) -
             assert str(tmp_path) not in refusal["detail"]
         inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]
         assert (await client.post("/v2/models/scale/infer", json={"inputs": inputs})).status_code == 200
-        assert (await client.get("/v1/status")).json()["training"] == {"jobs": None, "share": None}
+        training = (await client.get("/v1/status")).json()["training"]
+        assert training == {"jobs": None, "share": None, "trouble": refusal["detail"]}
         (tmp_path / "state").unlink()
         assert (await client.get(JOBS)).status_code == 200  # it is tried again
 

@@ -31,7 +31,7 @@ from batchd_server.device.selection import select_device
 from batchd_server.device.torch_threads import use_torch_threads
 from batchd_server.device.training.quantum_work import TrainWork
 from batchd_server.device.training.spatial_split import SpatialSplit
-from batchd_server.device.training.training_side import TrainingSide
+from batchd_server.device.training.training_side import TrainingSide, Ways
 from batchd_server.training.places import Places
 
 SPACE = TrainingSettings(split="space")
@@ -115,7 +115,7 @@ def side(split: SpatialSplit | None, tmp_path: Path) -> TrainingSide:
     places = Places(database=f"sqlite:///{tmp_path}/jobs", directory=tmp_path, data_root=None, lasting=False)
     inference = Controller()
     ignore: Any = lambda *_: None  # noqa: E731
-    return TrainingSide(places, cast("Any", device), inference, Repository([]), ignore, ignore, ignore, split)
+    return TrainingSide(places, cast("Any", device), inference, Repository([]), Ways(ignore, ignore, ignore), split)
 
 
 def test_the_training_side_passes_on_what_the_split_must_know(tmp_path: Path) -> None:
