@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from scripted_device_rig import device_at, dispatcher_to, ended, request_of, until
+from scripted_device_rig import device_at, dispatcher_to, ended, request_of, say_hello_and_die, until
 
 from batchd_server.errors import DeadlineExceeded, NotFound, QueueFull, ServingError, Unavailable
 from batchd_server.link.codec import LinkError
@@ -131,6 +131,7 @@ async def test_nobody_waits_for_a_device_process_that_has_fallen_silent(
         async with dispatcher_to(address) as dispatcher:
             await until(lambda: dispatcher.state().ready)
             monkeypatch.setattr(DeviceWatch, "is_silent", lambda self, now: True)
+            monkeypatch.setattr(DeviceWatch, "is_given_up", lambda self, now: True)
             with pytest.raises(Unavailable) as refused:
                 await dispatcher.control("status")
             assert refused.value.code == "device_lost"
@@ -181,17 +182,9 @@ async def test_draining_refuses_what_is_new_and_abandoning_ends_what_is_old(addr
             assert told.value.status == 503
 
 
-def _say_hello_and_die(address: str) -> None:
-    async def greet() -> None:
-        async with dispatcher_to(address) as dispatcher:
-            await until(lambda: dispatcher.state().ready)
-
-    asyncio.run(greet())
-
-
 def test_messages_to_a_front_that_has_gone_are_noticed(address: str, caplog: pytest.LogCaptureFixture) -> None:
     with device_at(address) as device:
-        front = multiprocessing.get_context("spawn").Process(target=_say_hello_and_die, args=(address,))
+        front = multiprocessing.get_context("spawn").Process(target=say_hello_and_die, args=(address,))
         front.start()
         front.join(60)
         assert front.exitcode == 0

@@ -147,3 +147,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def ended(task: asyncio.Future[Any]) -> Awaitable[Any]:
     return asyncio.wait_for(task, WITHIN_S)
+
+
+def say_hello_and_die(address: str) -> None:
+    """A front process's whole life. Here, because a spawned process can import this module, but no test."""
+
+    async def greet() -> None:
+        async with dispatcher_to(address) as dispatcher:
+            await until(lambda: dispatcher.state().ready)
+
+    asyncio.run(greet())

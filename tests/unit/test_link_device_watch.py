@@ -26,6 +26,11 @@ def test_silence_is_noticed_only_after_a_while() -> None:
     watch.hear(_announce(), now=100.0)
     assert not watch.is_silent(100.0 + SILENCE_S)
     assert watch.is_silent(100.1 + SILENCE_S)
+    patient = DeviceWatch(["m"], hang_timeout_s=10.0)
+    patient.hear(_announce(), now=100.0)
+    assert patient.is_silent(114.0)
+    assert not patient.is_given_up(114.0)
+    assert patient.is_given_up(115.1)
 
 
 def test_a_new_incarnation_is_new_and_a_heartbeat_is_not() -> None:

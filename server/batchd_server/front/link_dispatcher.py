@@ -55,7 +55,7 @@ RETRY_AFTER_S = 2.0
 class LinkDispatcher:
     """Everything routes need of the device process. Lives in one event loop, between `open` and `close`."""
 
-    def __init__(self, address: str, models: Mapping[str, Model]) -> None:
+    def __init__(self, address: str, models: Mapping[str, Model], *, hang_timeout_s: float = 0.0) -> None:
         self._address = address
         self._models = models
         self._table = RequestTable()
@@ -67,7 +67,7 @@ class LinkDispatcher:
         self._endpoint: FrontEndpoint | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._linked = False
-        self._device = DeviceWatch(models)
+        self._device = DeviceWatch(models, hang_timeout_s)
         self._standing = StandingWatch(directory_of(address), time.monotonic, time.time)
         self._leaving = self._closing = False
         self._closed_at = math.inf
@@ -190,7 +190,7 @@ class LinkDispatcher:
             ServingError: as the device process answered, or Unavailable where it does not answer.
         """
         if self._device.present is not None:
-            self._check_heard()
+            self._check_heard(self._device.is_silent(time.monotonic()))
         if action == "metrics":
             self._ship()
         control: Control = self._calls.begin(action, arguments)
@@ -215,12 +215,12 @@ class LinkDispatcher:
             raise refusal
         if not self._device.was_ready:
             raise Unavailable("the server is starting", code="starting", retry_after_s=RETRY_AFTER_S)
-        # just gone: a new one is on its way, and requests wait for it; silent for long: they are better off elsewhere
-        self._check_heard()
+        # gone or hanging: another one is on its way, and requests wait for it; for long: they are better off elsewhere
+        self._check_heard(self._device.is_given_up(time.monotonic()))
         self.model(model)
 
-    def _check_heard(self) -> None:
-        if self._device.is_silent(time.monotonic()):
+    def _check_heard(self, lost: bool) -> None:
+        if lost:
             raise Unavailable("the device process does not answer", code="device_lost", retry_after_s=RETRY_AFTER_S)
 
     def _pending(self, request: InferenceRequest) -> PendingRequest:

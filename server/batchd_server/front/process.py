@@ -39,7 +39,7 @@ async def serve(bootstrap: Bootstrap, models: Mapping[str, Model]) -> None:
     if bootstrap.listen_fd is None:
         raise ValueError("a front process needs listen_fd")
     settings = bootstrap.settings
-    dispatcher = LinkDispatcher(bootstrap.link_address, models)
+    dispatcher = LinkDispatcher(bootstrap.link_address, models, hang_timeout_s=settings.device.hang_timeout_s)
     watch = ConnectionWatch(settings.server, on_ended=dispatcher.connection_ended)
     server = Server(
         uvicorn.Config(

@@ -14,9 +14,13 @@ UNKNOWN_SLO_S = 1.0
 
 
 class DeviceWatch:
-    """Follows one device process after another. Times are monotonic seconds."""
+    """Follows one device process after another. Times are monotonic seconds.
 
-    def __init__(self, models: Iterable[str]) -> None:
+    `hang_timeout_s` is how long the supervisor waits for a sign of life before it starts another one.
+    """
+
+    def __init__(self, models: Iterable[str], hang_timeout_s: float = 0.0) -> None:
+        self._given_up_after_s = SILENCE_S + hang_timeout_s
         self._slo_s = dict.fromkeys(models, UNKNOWN_SLO_S)
         self._heard = -math.inf
         self.present: Announce | None = None
@@ -44,6 +48,10 @@ class DeviceWatch:
     def is_silent(self, now: float) -> bool:
         """Return whether nothing has been heard for longer than a restart or a busy moment explains."""
         return now - self._heard > SILENCE_S
+
+    def is_given_up(self, now: float) -> bool:
+        """Return whether it has been silent for so long that another one should have taken its place."""
+        return now - self._heard > self._given_up_after_s
 
     def takes(self, model: str) -> bool:
         """Return whether a request for `model` may be offered: it is served, or will be refused with the reason.
