@@ -18,7 +18,10 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 
 # One thread per process: the daemon sizes its own pool, and tests must not fight over cores.
 TEST_ENV := OMP_NUM_THREADS=1 BATCHD_KSERVE_PYTHON=$(abspath $(KSERVE_VENV))/bin/python
-FAST_TESTS := $(wildcard tests/unit tests/property tests/simulation)
+# Tests without processes or sockets of their own share the cores; the others would be in each other's way.
+FAST_TESTS := tests/unit tests/property tests/simulation
+SLOW_TESTS := $(filter-out $(FAST_TESTS) tests/support tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
+PARALLEL := -n auto --dist loadfile
 
 # Stamps lie inside the environments, so that removing one removes what is known about it.
 HAS_PIP := $(VENV)/.has-pip
@@ -118,11 +121,12 @@ audit: $(HAS_AUDIT)  ## Ask whether pinned dependencies have known vulnerabiliti
 
 check: lint type imports  ## Everything that is quick: lint, type, imports, fast tests
 	$(call say,Running the fast tests)
-	$(TEST_ENV) $(BIN)/pytest -q -m 'not slow' $(FAST_TESTS) $(ARGS)
+	$(TEST_ENV) $(BIN)/pytest -q $(PARALLEL) -m 'not slow' $(FAST_TESTS) $(ARGS)
 
 test: $(HAS_DEV) $(HAS_KSERVE) lint type imports audit  ## Everything: installs if needed, then check and every test
 	$(call say,Running every test)
-	$(TEST_ENV) $(BIN)/pytest $(ARGS)
+	$(TEST_ENV) $(BIN)/pytest $(PARALLEL) $(FAST_TESTS) $(ARGS)
+	$(TEST_ENV) $(BIN)/pytest --durations=60 $(SLOW_TESTS) $(ARGS)
 
 docs-check: $(HAS_DEV)  ## Check that the docs are linked and that the README's commands run
 	$(TEST_ENV) $(BIN)/pytest -q tests/unit/test_layout_docs.py tests/integration/test_readme_commands.py
