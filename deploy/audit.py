@@ -16,8 +16,16 @@ from typing import Any
 TIMEOUT_S = 120.0
 PROBE = "pip==24.0\n"
 """What every advisory service knows. Where this one does not, hundreds of questions more would be in vain."""
-UNREACHABLE = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "NameResolutionError", "ProxyError", "ServiceError")
-"""What pip-audit's last words name when the service does not answer."""
+UNREACHABLE = (
+    "ConnectionError",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "NameResolutionError",
+    "ProxyError",
+    "ServiceError",
+    "SSLError",
+)
+"""What pip-audit's last words name when the service does not answer, or somebody else does in its place."""
 
 
 def verdict(report: Mapping[str, Any]) -> tuple[int, list[str]]:
