@@ -42,6 +42,7 @@ async def spare_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *modules: str)
         yield spare
     finally:
         spare.close()
+        await spare.ended()
 
 
 async def take(spare: Spare, word: str) -> tuple[Process, str]:

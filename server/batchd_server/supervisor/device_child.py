@@ -62,6 +62,8 @@ class DeviceChild(Child):
         if self._spare is not None:
             self._spare.close()
         await super().stop(grace_s, number)
+        if self._spare is not None:
+            await self._spare.ended()
 
     def kill(self) -> None:
         """End the process and its spare at once."""

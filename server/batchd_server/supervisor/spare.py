@@ -68,6 +68,11 @@ class Spare:
         self._let_go()
         return process
 
+    async def ended(self) -> None:
+        """Wait until what `close` has killed is gone."""
+        if self._process is not None:
+            await self._process.wait()
+
     async def _answer(self, process: asyncio.subprocess.Process, order: Coroutine[None, None, int]) -> int:
         """Wait for the answer, but not for that of a process that has ended."""
         answer = asyncio.create_task(order)
