@@ -98,7 +98,7 @@ def test_a_neighbour_takes_half_and_gives_it_back(start: Start, tmp_path: Path) 
         traffic.largest_batch_for(0.1)
     during = traffic.largest_batch_for(2.0, since=time.monotonic())
     neighbour.unlink()
-    after = traffic.largest_batch_for(5.0, until=lambda size: size >= 0.9 * before)
+    after = traffic.largest_batch_for(15.0, until=lambda size: size >= 0.9 * before)
 
     front.until(lambda: len(front.answers) == traffic.offered)
     assert failures(front) == {}
