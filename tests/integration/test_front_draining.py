@@ -76,6 +76,13 @@ class Rig:
     async def connect(self) -> Client:
         return Client(*await asyncio.open_connection(*self.shared.getsockname()))
 
+    async def waiting_client(self) -> Client:
+        """Return one whose request has been taken and is not answered before `release`."""
+        client = await self.connect()
+        client.ask(b"/slow")
+        await self.until(lambda: self.said.begun == 1)
+        return client
+
 
 class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,9 +134,7 @@ async def test_a_retiring_front_keeps_an_idle_connection_for_one_more_request() 
 
 async def test_a_retiring_front_leaves_new_connections_to_the_others() -> None:
     async with served() as rig:
-        waiting = await rig.connect()
-        waiting.ask(b"/slow")
-        await rig.until(lambda: rig.said.begun == 1)
+        waiting = await rig.waiting_client()
         rig.draining.retire()
         await rig.until(lambda: rig.said.heard)
         late = await rig.connect()
@@ -143,9 +148,7 @@ async def test_a_retiring_front_leaves_new_connections_to_the_others() -> None:
 
 async def test_a_draining_front_accepts_until_what_was_admitted_is_done() -> None:
     async with served() as rig:
-        admitted = await rig.connect()
-        admitted.ask(b"/slow")
-        await rig.until(lambda: rig.said.begun == 1)
+        admitted = await rig.waiting_client()
         rig.draining.stop()
         for _ in range(3):
             late = await rig.connect()

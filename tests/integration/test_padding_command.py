@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_rig import batchd
 
 from batchd.sampler import BucketRule, ElementBudget, padding_report
 
@@ -18,13 +18,7 @@ SHAPES = [[3, 4], [8, 2], [5, 5], [7, 1]]
 
 
 def padding(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchd_server.cli.main", "padding", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return batchd("padding", *arguments)
 
 
 def written(path: Path, sizes: list[Any]) -> str:

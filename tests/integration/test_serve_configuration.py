@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-
-def _run(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchd_server.cli.main", *arguments],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
+from command_rig import batchd
 
 
 @pytest.mark.parametrize(
@@ -60,7 +46,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path, text: str, expec
         "    def build(self): ...\n"
         "    def forward(self, batch): ...\n"
     )
-    finished = _run(tmp_path, "serve", "--config", "batchd.toml", "--port", "0")
+    finished = batchd("serve", "--config", "batchd.toml", "--port", "0", folder=tmp_path)
 
     assert finished.returncode == 2, finished.stderr
     assert finished.stdout == ""
@@ -70,16 +56,16 @@ def test_a_bad_file_is_one_line_and_exit_code_2(tmp_path: Path, text: str, expec
 
 
 def test_a_missing_file_and_a_bad_variable_are_named(tmp_path: Path) -> None:
-    missing = _run(tmp_path, "serve", "--config", "absent.toml")
+    missing = batchd("serve", "--config", "absent.toml", folder=tmp_path)
     assert (missing.returncode, missing.stderr) == (2, "absent.toml: configuration file: no such file or directory\n")
 
-    bad = _run(tmp_path, "serve", BATCHD_SERVER__LOG_LEVEL="loud")
+    bad = batchd("serve", BATCHD_SERVER__LOG_LEVEL="loud", folder=tmp_path)
     assert bad.returncode == 2
     assert bad.stderr.startswith("BATCHD_SERVER__LOG_LEVEL: server.log_level: must be 'debug', 'info'")
 
 
 def test_a_device_that_this_machine_has_not_is_named(tmp_path: Path) -> None:
-    finished = _run(tmp_path, "serve", "--port", "0", "--device", "cuda:63")
+    finished = batchd("serve", "--port", "0", "--device", "cuda:63", folder=tmp_path)
 
     assert finished.returncode == 2, finished.stderr
     assert finished.stderr.startswith("default configuration: device.name: ")
@@ -89,7 +75,9 @@ def test_a_device_that_this_machine_has_not_is_named(tmp_path: Path) -> None:
 def test_check_config_prints_what_is_in_effect(tmp_path: Path) -> None:
     (tmp_path / "batchd.toml").write_text("[server]\nport = 1\nfronts = 3\n")
 
-    finished = _run(tmp_path, "check-config", "--config", "batchd.toml", "--no-models", BATCHD_SERVER__PORT="2")
+    finished = batchd(
+        "check-config", "--config", "batchd.toml", "--no-models", BATCHD_SERVER__PORT="2", folder=tmp_path
+    )
 
     assert finished.returncode == 0, finished.stderr
     server = json.loads(finished.stdout)["server"]

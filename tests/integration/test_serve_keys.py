@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from command_rig import BATCHD, batchd
 from daemon_rig import daemon
 from key_rig import KEYS, TOML, bearer
 
@@ -42,18 +42,6 @@ directory = "state"
     + TOML
 )
 IMAGE = np.zeros((8, 24), dtype=np.float32)
-
-
-def batchd(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchd_server.cli.main", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
 
 
 @dataclass(frozen=True)
@@ -195,7 +183,7 @@ def test_an_open_address_without_keys_is_refused_and_the_ways_out_are_named(tmp_
 @pytest.mark.parametrize("keys", [True, False])
 def test_keys_or_the_word_insecure_open_it(tmp_path: Path, keys: bool) -> None:
     known = {"BATCHD_SECURITY__KEYS": json.dumps([{"name": "k", "sha256": "0" * 64, "scopes": ["infer"]}])}
-    command = [sys.executable, "-m", "batchd_server.cli.main", "serve", "--host", "0.0.0.0", "--port", "0"]
+    command = [*BATCHD, "serve", "--host", "0.0.0.0", "--port", "0"]
     process = subprocess.Popen(
         command if keys else [*command, "--insecure"],
         cwd=tmp_path,

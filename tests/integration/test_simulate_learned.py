@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_rig import batchd
 from daemon_rig import daemon
 
 from batchd_client import Client
@@ -44,13 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def simulated(folder: Path, *arguments: str) -> dict[str, Any]:
     learned = folder / "state" / "cost-models" / "digit-lines.json"
     replay = ["simulate", "--trace", str(folder / "trace.jsonl"), "--cost", f"learned:{learned}", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "batchd_server.cli.main", *replay, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    done = batchd(*replay, *arguments)
+    assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

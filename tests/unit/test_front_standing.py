@@ -48,3 +48,13 @@ def test_only_a_crash_loop_refuses_requests(tmp_path: Path) -> None:
     refusal = watch.refusal()
     assert refusal is not None
     assert refusal.code == "crash_loop"
+
+
+def test_who_asks_is_never_told_of_the_process_before_the_last(tmp_path: Path) -> None:
+    watch = StandingWatch(tmp_path, lambda: 5.0, lambda: 1000.0)
+    for deaths in range(3):
+        DeviceStanding(state="running", deaths=deaths).write(tmp_path)
+        assert watch.refusal() is None
+        told = watch.look()
+        assert told is not None
+        assert told.deaths == deaths, "though no time has passed"

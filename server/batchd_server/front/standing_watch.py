@@ -10,13 +10,13 @@ from batchd_server.errors import Unavailable
 from batchd_server.supervisor.standing import DeviceStanding
 
 FRESH_S = 0.2
-"""The file is not read more often than that, however many requests ask."""
+"""The file is not read more often than that on behalf of requests, however many ask."""
 UNKNOWN_RETRY_S = 5.0
 """While a process that has died again and again is being tried once more."""
 
 
 class StandingWatch:
-    """Reads the standing when it is asked for, seldom. `wall_clock` counts seconds since the epoch."""
+    """Reads the standing when it is asked for. `wall_clock` counts seconds since the epoch."""
 
     def __init__(self, directory: Path, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
         self._directory = directory
@@ -26,16 +26,18 @@ class StandingWatch:
         self._standing: DeviceStanding | None = None
 
     def look(self) -> DeviceStanding | None:
-        """Return the standing, at most `FRESH_S` old; None where nobody supervises."""
-        now = self._clock()
-        if now - self._read_at >= FRESH_S:
-            self._read_at = now
-            self._standing = DeviceStanding.read(self._directory)
+        """Return the standing as it is now; None where nobody supervises.
+
+        A restart takes less than `FRESH_S`: what is older could tell of the process before the last.
+        """
+        self._read_at = self._clock()
+        self._standing = DeviceStanding.read(self._directory)
         return self._standing
 
     def refusal(self) -> Unavailable | None:
         """Return what requests are told while the device process is in a crash loop; None while it is not."""
-        standing = self.look()
+        is_fresh = self._clock() - self._read_at < FRESH_S
+        standing = self._standing if is_fresh else self.look()
         if standing is None or standing.state != "crash_loop":
             return None
         return not_ready(standing, self._wall_clock())
