@@ -51,6 +51,12 @@ class Forecast:
     """Seconds of work that were admitted per second of late."""
     idle: bool
     """Nothing runs and nothing waits."""
+    own_queue_s: float = 0.0
+    """The part of the wait that is the newcomer's own model's."""
+    share: float = 1.0
+    """Of the device, for that model."""
+    kept_free_s: float = 0.0
+    """Of the slack, for models that ask for less than their share."""
 
 
 def admit(forecast: Forecast, deadline: float, *, accepted: bool = False) -> Admission:
@@ -61,7 +67,7 @@ def admit(forecast: Forecast, deadline: float, *, accepted: bool = False) -> Adm
     """
     begins = forecast.now + forecast.lent_s
     slack = max(deadline - begins, 1e-9)
-    wait = max(0.0, forecast.starts - begins)
+    wait = max(0.0, forecast.starts - begins, forecast.own_queue_s / forecast.share + forecast.kept_free_s)
     wait *= 1 + COMPANIONS * min(1.0, wait / slack)
     finish = begins + wait + forecast.own_upper_s
     if forecast.idle or accepted:

@@ -23,6 +23,7 @@ from batchd.decision import (
     RunMicrobatch,
     Wait,
 )
+from batchd.forecasting import forecast
 from batchd.formation import Formed
 from batchd.item import BatchId, Item, ItemId, Shape, num_elements
 from batchd.leasing.broker import Denied
@@ -152,6 +153,7 @@ class Controller:
         refused = model.refuse_outright(waiting, self.headroom())
         if refused is not None:
             return refused
+        model.ask(waiting, now)
         admission = admit(self._forecast(waiting, model, now), item.deadline, accepted=item.accepted)
         if isinstance(admission, Refused):
             self._refused_idle += self._running is None and item.deadline > now
@@ -267,21 +269,10 @@ class Controller:
 
     def _forecast(self, waiting: Waiting, model: ServedModel, now: float) -> Forecast:
         lent_until = now if self.leases.running is None else max(now, self.leases.running.expected_end)
-        starts = now if self._running is None else self._running.started + self._running.expected_s
-        starts = max(starts, lent_until)
-        for other in self._models.values():
-            own_costs, num_items = other.room.backlog.ahead_of(waiting.urgency)
-            starts += other.drain_seconds(own_costs, num_items)
-            if other is model and model.joins_last_batch(num_items):
-                starts -= model.law.fixed  # it is in the newcomer's own time
-        return Forecast(
-            now=now,
-            starts=starts,
-            own_upper_s=model.law.upper * (model.law.fixed + waiting.own_cost),
-            lent_s=lent_until - now,
-            demand=sum(other.padding_factor * other.arrivals.per_second(now) for other in self._models.values()),
-            fixed_s=model.law.upper * model.law.fixed,
-            idle=self._running is None and (self.num_waiting() == 0 or self._refused_idle >= PROBE_AFTER),
+        running_until = now if self._running is None else self._running.started + self._running.expected_s
+        idle = self._running is None and (self.num_waiting() == 0 or self._refused_idle >= PROBE_AFTER)
+        return forecast(
+            waiting, model, self._models.values(), now, lent_until=lent_until, running_until=running_until, idle=idle
         )
 
     def _expire(self, now: float) -> list[ItemId]:

@@ -64,6 +64,8 @@ class ServedModel:
     """Smoothed size of the batches that left others waiting."""
     arrivals: ArrivalRate = field(default_factory=ArrivalRate)
     """Seconds of work that are admitted per second."""
+    asked: ArrivalRate = field(default_factory=ArrivalRate)
+    """Seconds of the device's time that are asked for per second, admitted or not."""
     large_cost: float = 0.0
     """Own cost in seconds of a large item, as of late."""
 
@@ -83,6 +85,10 @@ class ServedModel:
     def ladder(self) -> Ladder:
         """What groups the items that come now."""
         return self.learned_ladder or self.policy.ladder
+
+    def ask(self, waiting: Waiting, now: float) -> None:
+        """Note that an item came that could be served."""
+        self.asked.add(waiting.own_cost * self.padding_factor + self.law.fixed / self.backlog_batch_size, now)
 
     def admit(self, waiting: Waiting, now: float) -> None:
         """Let an item in, and learn its size."""
