@@ -146,6 +146,11 @@ class LinkDispatcher:
             training_trouble=heard.training_trouble if connected else "",
         )
 
+    @property
+    def serves(self) -> bool:
+        """Whether requests that come now are answered, or wait until they can be, rather than refused."""
+        return self._device.present is not None and self._device.was_ready
+
     def standing(self) -> DeviceStanding | None:
         """Return what the supervisor says of the device process."""
         return self._standing.look()

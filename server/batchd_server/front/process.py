@@ -81,7 +81,7 @@ async def serve(bootstrap: Bootstrap, models: Mapping[str, Model]) -> None:
 
 async def _tell(serves_file: Path | None, server: Server, dispatcher: LinkDispatcher) -> None:
     """Make the file as soon as requests that come here are answered."""
-    while not (server.started and dispatcher.state().connected):  # noqa: ASYNC110 - neither of them has an event
+    while not (server.started and dispatcher.serves):  # noqa: ASYNC110 - neither of them has an event
         await asyncio.sleep(SERVES_POLL_S)
     if serves_file is not None:
         serves_file.touch()  # noqa: ASYNC240 - once, on a local disk

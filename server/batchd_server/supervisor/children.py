@@ -53,6 +53,9 @@ class Child:
     `on_exit` is told each unwanted death's exit code (negative: the signal) and says whether another start can help.
     """
 
+    MEANWHILE = "nobody does its work"
+    """While it does not come up, for the log."""
+
     def __init__(self, name: str, command: Command, *, on_exit: Callable[[int], bool]) -> None:
         self.name = name
         self._command = command
@@ -64,7 +67,11 @@ class Child:
     async def run(self) -> None:
         """Start, and start again with growing delays, until `stop` or `kill` has taken effect."""
         while not self._stopping.is_set():
-            self._process = await self._spawn()
+            try:
+                self._process = await self._spawn()
+            except OSError as error:  # no more processes or descriptors just now
+                await self._pause(self._not_started(error))
+                continue
             if self._stopping.is_set():  # asked to stop between the two
                 self._signal(signal.SIGKILL)
             log.debug("%s runs as process %d", self.name, self._process.pid)
@@ -75,11 +82,6 @@ class Child:
                 log.error("%s %s", self.name, describe(code))
                 return
             await self._pause(self._died(code))
-
-    def worked(self) -> None:
-        """Note that the process does what it is for; if that lasts, it ends a series of failed starts."""
-        self._restarts.ready(time.monotonic())
-        self._restarts.answered()
 
     def send(self, number: signal.Signals) -> None:
         """Tell the process something; nobody hears it while there is none."""
@@ -107,6 +109,12 @@ class Child:
     async def _spawn(self) -> Process:
         return await start(self._command)
 
+    def _not_started(self, error: OSError) -> float:
+        """Count a start that failed and return how long to wait before the next."""
+        delay_s = self._restarts.died(Death.OWN, time.monotonic())
+        self._tell_of_death(f"could not be started ({error.strerror or error})", delay_s)
+        return delay_s
+
     def _died(self, code: int) -> float:
         """Count an unwanted death and return how long to wait before the next start."""
         delay_s = self._restarts.died(death_of(code), time.monotonic())
@@ -117,7 +125,7 @@ class Child:
         again = f"in {delay_s:.1f} s" if delay_s else "at once"
         log.error("%s %s; starting it again %s", self.name, words, again)
         if self._restarts.is_crash_loop:
-            log.error("%s is in a crash loop: requests are answered with 503 until it comes up", self.name)
+            log.error("%s is in a crash loop: %s until it comes up", self.name, self.MEANWHILE)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -17,6 +17,7 @@ from batchd_server.config.settings import Settings
 from batchd_server.supervisor import readiness
 from batchd_server.supervisor.children import Child, Command, describe, start
 from batchd_server.supervisor.device_child import device_child
+from batchd_server.supervisor.front_child import FrontChild
 from batchd_server.supervisor.fronts import Fronts
 from batchd_server.supervisor.listening import ListenError, is_loopback, listen, url
 from batchd_server.supervisor.own_key import with_own_key
@@ -109,6 +110,7 @@ class Daemon:
             on_done=self._on_run_done,
         )
         watch = asyncio.create_task(self._watch_readiness(base_url))
+        watch.add_done_callback(self._on_run_done)
         await self._ended.wait()
         watch.cancel()
         await self._stop(self._fronts, self._device, listener, directory)
@@ -132,9 +134,9 @@ class Daemon:
         await ended
         await device.stop(max(0.0, end_by - asyncio.get_running_loop().time()) + END_GRACE_S)
 
-    def _front(self, index: int, listener: socket.socket, directory: Path, serves: Path) -> Child:
+    def _front(self, index: int, listener: socket.socket, directory: Path, serves: Path) -> FrontChild:
         arguments = self._bootstrap(
-            directory, f"front-{index}", front_index=index, listen_fd=listener.fileno(), serves_file=serves
+            directory, serves.stem, front_index=index, listen_fd=listener.fileno(), serves_file=serves
         )
         # fronts run no model: one thread each, and no context on the GPU
         environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -144,7 +146,7 @@ class Daemon:
             pass_fds=(listener.fileno(),),
             environment=environment,
         )
-        return Child(f"front process {index}", command, on_exit=self._on_front_exit)
+        return FrontChild(f"front process {index}", command, serves, on_exit=self._on_front_exit)
 
     def _bootstrap(
         self,
@@ -169,8 +171,6 @@ class Daemon:
     async def _watch_readiness(self, base_url: str) -> None:
         while True:
             await readiness.ready(base_url)
-            for child in self._children():
-                child.worked()
             if self._was_ready:
                 log.info("ready again")
             else:
@@ -184,8 +184,12 @@ class Daemon:
         device = await readiness.device_name(base_url, self._key) or self._settings.device.name
         models = ", ".join(self._settings.models)
         # the one line that scripts wait for
-        sys.stdout.write(f"batchd {version('batchd')} ready at {base_url} (device {device}, models: {models})\n")
-        sys.stdout.flush()
+        line = f"batchd {version('batchd')} ready at {base_url} (device {device}, models: {models})"
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except OSError as error:  # a closed pipe or a full disk is no reason not to serve
+            log.warning("%s (standard output: %s)", line, error.strerror)
 
     def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1

@@ -28,7 +28,7 @@ MODULE = "batchd_server.device.process"
 COMPILER = "torch._dynamo"
 """Imported by torch itself when the first tensor goes to a device, which takes over a second."""
 LOOK_S = 0.25
-STARTING_FACTOR = 6.0
+LOADING_FACTOR = 6.0
 """A process that loads models may be silent for so many times as long: unpickling holds Python's lock."""
 DOUBTS = 4
 """From so many deaths in a row on, every other process imports everything anew: what the spare one has imported may be
@@ -37,6 +37,8 @@ what is wrong."""
 
 class DeviceChild(Child):
     """A `Child` whose standing is written down at every change, before the next start."""
+
+    MEANWHILE = "requests are answered with 503"
 
     def __init__(
         self,
@@ -100,6 +102,12 @@ class DeviceChild(Child):
         self._spare.keep()  # the first device process comes from it, too, and shares its memory
         return await self._spare.take(arguments, descriptor)
 
+    def _not_started(self, error: OSError) -> float:
+        delay_s = super()._not_started(error)
+        words = f"could not be started ({error.strerror or error})"
+        self._note_death(delay_s, self._standing.last_exit, self._standing.last_pid, words)
+        return delay_s
+
     def _died(self, code: int) -> float:
         now = time.monotonic()
         if self._reading is not None:  # what it told in its last moments
@@ -108,19 +116,22 @@ class DeviceChild(Child):
         if self._silent:
             words = f"gave no sign of life for {self._hang_timeout_s:g} s and was killed"
         delay_s = self._restarts.died(self._blame(code), now)
+        self._note_death(delay_s, code, None if self._process is None else self._process.pid, words)
+        self._tell_of_death(words, delay_s)
+        return delay_s
+
+    def _note_death(self, delay_s: float, code: int | None, pid: int | None, words: str) -> None:
         self._write(
             DeviceStanding(
                 state="crash_loop" if self._restarts.is_crash_loop else "restarting",
                 deaths=self._standing.deaths + 1,
                 deaths_in_a_row=self._restarts.deaths_in_a_row,
                 last_exit=code,
-                last_pid=None if self._process is None else self._process.pid,
+                last_pid=pid,
                 last_death=words,
                 next_start_s=time.time() + delay_s,
             )
         )
-        self._tell_of_death(words, delay_s)
-        return delay_s
 
     def _blame(self, code: int) -> Death:
         if self._silent:
@@ -140,7 +151,7 @@ class DeviceChild(Child):
                 self._on_beat(beat)
                 silence = silence or Silence(now)
                 silence.heard(now)
-            elif silence is not None and silence.look(now) > self._patience_s(process, heard):
+            elif silence is not None and self._is_hung(process, heard, silence.look(now)):
                 self._silent = True
                 kill(process)
                 return
@@ -153,10 +164,11 @@ class DeviceChild(Child):
             os.close(self._reading)
             self._reading = None
 
-    def _patience_s(self, process: Process, heard: Beat) -> float:
-        if heard & Beat.READY or is_stopped(process.pid):
-            return self._hang_timeout_s
-        return STARTING_FACTOR * self._hang_timeout_s
+    def _is_hung(self, process: Process, heard: Beat, silent_s: float) -> bool:
+        if silent_s <= self._hang_timeout_s:
+            return False
+        loads = not heard & Beat.READY or loads_something(self._directory)
+        return not loads or is_stopped(process.pid) or silent_s > LOADING_FACTOR * self._hang_timeout_s
 
     def _on_beat(self, beat: Beat) -> None:
         if beat & Beat.ANSWERED:
@@ -197,6 +209,12 @@ def ran_at_its_end(directory: Path) -> bool:
     """Return whether the last device process had a batch on the device when it ended, as its black box tells."""
     fallen = fallen_before(directory / BLACK_BOX, None)
     return bool(fallen and fallen[-1].running)
+
+
+def loads_something(directory: Path) -> bool:
+    """Return whether the device process loads a model or builds a job, beside serving, as its black box tells."""
+    fallen = fallen_before(directory / BLACK_BOX, None)
+    return bool(fallen and fallen[-1].beside)
 
 
 def is_stopped(pid: int) -> bool:

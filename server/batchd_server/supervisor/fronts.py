@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from batchd_server.supervisor.children import Child
+from batchd_server.supervisor.front_child import FrontChild
 from batchd_server.supervisor.stopping import END_GRACE_S, LAST_ANSWERS_S, LEAVE, RETIRE, retire_limit_s
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ SUCCESSOR_TIMEOUT_S = 120.0
 """For a new front process to serve; after that the one that it was to replace stays."""
 POLL_S = 0.05
 
-MakeFront = Callable[[int, Path], Child]
+MakeFront = Callable[[int, Path], FrontChild]
 """Of the index of a front process, and the file by which it tells that it serves."""
 
 
@@ -41,12 +42,12 @@ class Fronts:
         self._make = make
         self._on_done = on_done
         self._serials = itertools.count()
-        self._running: dict[Child, asyncio.Task[None]] = {}
+        self._running: dict[FrontChild, asyncio.Task[None]] = {}
         self._rolling: asyncio.Task[None] | None = None
         self._stopping = False
-        self._serving = [self._launch(index)[0] for index in range(num_fronts)]
+        self._serving = [self._launch(index) for index in range(num_fronts)]
 
-    def __iter__(self) -> Iterator[Child]:
+    def __iter__(self) -> Iterator[FrontChild]:
         return iter(tuple(self._running))
 
     def roll(self) -> None:
@@ -76,33 +77,39 @@ class Fronts:
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
-    def _launch(self, index: int) -> tuple[Child, Path]:
+    def _launch(self, index: int) -> FrontChild:
         serves = self._directory / f"front-{index}-{next(self._serials)}.serves"
         child = self._make(index, serves)
         run = self._running[child] = asyncio.create_task(child.run())
         run.add_done_callback(lambda _: self._running.pop(child))
         run.add_done_callback(self._on_done)
-        return child, serves
+        return child
 
     async def _replace_all(self) -> None:
         log.info("replacing the front processes, one after the other")
         for index, old in enumerate(self._serving):
-            new, serves = self._launch(index)
-            if not await _exists(serves, SUCCESSOR_TIMEOUT_S):
+            try:
+                new = self._launch(index)
+            except OSError as error:
+                log.error("there is no new front process %d, the old one stays: %s", index, error)
+                return
+            if not await _serves(new, SUCCESSOR_TIMEOUT_S):
                 log.error(
                     "the new front process %d does not serve after %g s: the old one stays", index, SUCCESSOR_TIMEOUT_S
                 )
                 new.kill()
                 return
             self._serving[index] = new
-            await old.stop(retire_limit_s(self._drain_timeout_s) + LAST_ANSWERS_S + END_GRACE_S, RETIRE)
+            # one that has just been started again does not hear RETIRE yet, and has nothing to finish
+            number = RETIRE if old.serves else signal.SIGTERM
+            await old.stop(retire_limit_s(self._drain_timeout_s) + LAST_ANSWERS_S + END_GRACE_S, number)
         log.info("the front processes have been replaced")
 
 
-async def _exists(path: Path, timeout_s: float) -> bool:
+async def _serves(front: FrontChild, timeout_s: float) -> bool:
     try:
         async with asyncio.timeout(timeout_s):
-            while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it, on a local disk
+            while not front.serves:  # noqa: ASYNC110 - another process makes its file
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         return False

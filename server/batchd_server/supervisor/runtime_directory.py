@@ -26,13 +26,17 @@ def runtime_directory() -> Iterator[Path]:
     _remove_abandoned(parent)
     directory = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))  # mode 0700
     lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # what clears out /tmp by age (tmpfiles.d) leaves alone a directory that is itself locked
+    whole = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(whole, fcntl.LOCK_SH)
         # only now does it get a name that other starts look at
         directory = directory.rename(directory.with_name(directory.name.removeprefix(".")))
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(whole)
         os.close(lock)
 
 

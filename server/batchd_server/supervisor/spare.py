@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import socket
 from collections.abc import Coroutine, Sequence
 
@@ -64,7 +66,7 @@ class Spare:
         finally:
             adopt_orphans(False)
         if pid != process.pid:
-            return AdoptedProcess(pid)
+            return _adopted(pid)
         self._let_go()
         return process
 
@@ -107,9 +109,14 @@ class Spare:
         pause_s = FIRST_PAUSE_S
         while True:
             begun = asyncio.get_running_loop().time()
-            ours, theirs = socket.socketpair()
-            with ours:
-                await self._keep_one(ours, theirs)
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError as error:  # no more descriptors just now
+                log.warning("there is no spare process: %s", error)
+                self._made.set()
+            else:
+                with ours:
+                    await self._keep_one(ours, theirs)
             if asyncio.get_running_loop().time() - begun > LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
             self._pausing = True
@@ -141,6 +148,20 @@ class Spare:
             log.info("the spare process %s; another is made", describe(code))
         self._made.clear()
         self._process = self._channel = None
+
+
+def _adopted(pid: int) -> AdoptedProcess:
+    """Watch over a fork; one that cannot be watched over must not live.
+
+    Raises:
+        OSError: there are no descriptors.
+    """
+    try:
+        return AdoptedProcess(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 async def _order(channel: socket.socket, arguments: Sequence[str], descriptor: int) -> int:

@@ -11,8 +11,11 @@ A process that starts while the daemon stops has missed `LEAVE`, and finds a not
 
 from __future__ import annotations
 
+import logging
 import signal
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 LEAVE = signal.SIGUSR1
 RETIRE = signal.SIGUSR2
@@ -32,8 +35,11 @@ _NOTE = "stopping"
 
 
 def note_stop(directory: Path) -> None:
-    """Tell processes that start from now on that the daemon stops."""
-    (directory / _NOTE).touch()
+    """Tell processes that start from now on that the daemon stops; where that cannot be noted, SIGTERM tells them."""
+    try:
+        (directory / _NOTE).touch()
+    except OSError as error:  # a full disk must not end what is to end in order
+        log.warning("that the daemon stops cannot be noted: %s", error)
 
 
 def stop_noted(directory: Path) -> bool:
