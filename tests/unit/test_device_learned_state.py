@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,3 +82,39 @@ def test_a_writer_saves_the_latest_and_holds_up_nobody(tmp_path: Path) -> None:
     kept = learned.load("m", HERE)
     assert kept is not None
     assert kept.policy == "999"
+
+
+class Contended(dict[str, Any]):
+    """Between a look and what follows from it, another thread has its turn, if it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = threading.Event()
+
+    def __contains__(self, name: object) -> bool:
+        found = super().__contains__(name)
+        if found:
+            self.taken.wait(0.5)
+        return found
+
+    def pop(self, name: str) -> Any:  # type: ignore[override]
+        taken = super().pop(name)
+        self.taken.set()
+        return taken
+
+
+def test_what_is_saved_while_the_writer_takes_the_last_is_saved_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = LearnedState(tmp_path)
+    writer = LearnedWriter(learned)
+    monkeypatch.setattr(writer, "_waiting", Contended())
+    writer.save("m", HERE, replace(STATE, policy="first"))
+    racing = threading.Thread(target=writer.save, args=("m", HERE, replace(STATE, policy="second")))
+    racing.start()  # it has looked, or will
+    writer.start()
+    racing.join()
+    assert writer.stop(10.0)
+    kept = learned.load("m", HERE)
+    assert kept is not None
+    assert kept.policy == "second"

@@ -59,6 +59,10 @@ class Life:
         assert self.table.get(number) is None
 
 
+def fallen_at(device: int, *running: RunningItem) -> Fallen:
+    return Fallen(incarnation=str(device), exit=SEGFAULT, running=running)
+
+
 @pytest.fixture
 def life() -> Life:
     return Life()
@@ -205,6 +209,33 @@ def test_a_client_that_left_while_its_request_ran_leaves_its_guilt_behind(life: 
     again = life.table.add(pending_request(3, value=666.0), life.now)
     assert isinstance(again, ModelFailed)
     assert again.code == "poison"
+
+
+@pytest.mark.parametrize("error", [(500, "model_failed", "bad", None), (504, "deadline_exceeded", "late", None)])
+def test_an_item_whose_neighbour_failed_before_it_killed_is_guilty_all_the_same(
+    life: Life, error: tuple[int, str, str, float | None]
+) -> None:
+    for number in (1, 2):
+        life.add(number, items=2, value=666.0)
+        settled = life.table.settle(ItemAnswer(number, 0, error=error), [])
+        assert settled is not None
+        assert len(life.table) == 0, "its client has been told, while its second item runs"
+        assert life.succeed(fallen_at(life.device, RunningItem(FRONT, number, 1))) == {}
+    again = life.table.add(pending_request(3, items=2, value=666.0), life.now)
+    assert isinstance(again, ModelFailed)
+    assert again.code == "poison"
+
+
+def test_once_suspicions_are_old_contents_are_not_looked_at_any_more(life: Life) -> None:
+    life.add(1, value=666.0)
+    life.die(SEGFAULT, 1)
+    life.table.remove(1)
+    life.add(2)
+    assert life.get(2).content is not None, "somebody is under suspicion"
+    life.now += REMEMBERED_S + 1
+    life.add(3)
+    assert life.die(KILL) == {}
+    assert life.get(3).content is None
 
 
 def test_only_so_many_that_left_are_remembered(life: Life) -> None:

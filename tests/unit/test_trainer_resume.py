@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,9 @@ import torch
 from trainable_rig import CLASSES, PLANS, Driver, Rowwise, Watched, assert_identical, run, spec, trainer
 
 from batchd.leasing.demand import Quantum
-from batchd_server.device.training.checkpoints import STATE, WEIGHTS, JobFolder, superseded
+from batchd_server.device.training.checkpoints import OPTIMIZER, STATE, WEIGHTS, JobFolder, superseded
 from batchd_server.device.training.data_split import DataSplit
-from batchd_server.device.training.train_report import TrainingFailed
+from batchd_server.device.training.train_report import Snapshot, TrainingFailed
 from batchd_server.device.training.workshop import NoRoomYet, Room
 
 RESUMED: dict[str, dict[str, Any]] = {
@@ -101,6 +106,42 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     saved = folder.latest()
     assert saved is not None
     assert saved.step == 2
+
+
+@pytest.mark.parametrize("file", [STATE, WEIGHTS, OPTIMIZER])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE])
+def test_what_cannot_be_read_now_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, number: int
+) -> None:
+    folder = JobFolder(tmp_path)
+    for step in (2, 4):
+        folder.write(replace(saved_at_four(), step=step))
+    opened = io.open
+
+    def failing(path: Any, *rest: Any, **more: Any) -> Any:
+        if Path(path) == tmp_path / "step-4" / file:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *rest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "open", failing)  # what pathlib opens files with
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            folder.latest()
+        if file == STATE:
+            with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+                folder.best()
+    saved = folder.latest()
+    assert saved is not None
+    assert saved.step == 4
+    (tmp_path / "step-4" / file).unlink()
+    saved = folder.latest()
+    assert saved is not None
+    assert saved.step == 2, "what is not there will not be there later"
+
+
+def saved_at_four() -> Snapshot:
+    driver = run(spec(max_steps=4, checkpoint={"every_steps": 4}))
+    return next(report.snapshot for report in driver.reports if report.snapshot is not None)
 
 
 def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:

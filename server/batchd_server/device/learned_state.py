@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +142,8 @@ class LearnedWriter(WorkerThread[str]):
     def __init__(self, learned: LearnedState) -> None:
         super().__init__("learned-writer")
         self._learned = learned
-        self._waiting: dict[str, tuple[Mapping[str, Any], Learned]] = {}
+        self._waiting: dict[str, tuple[Mapping[str, Any], Learned]] = {}  # each of these names is in the inbox once
+        self._lock = threading.Lock()
 
     @property
     def enabled(self) -> bool:
@@ -156,12 +158,14 @@ class LearnedWriter(WorkerThread[str]):
         """Have it saved soon. Of what waits for the disk, only the latest of each model is kept."""
         if not self._learned.enabled:
             return
-        waits = name in self._waiting
-        self._waiting[name] = (circumstances, learned)
+        with self._lock:
+            waits = name in self._waiting
+            self._waiting[name] = (circumstances, learned)
         if not waits:
             self.submit(name)
 
     def _main(self) -> None:
         while (name := self._inbox.get()) is not None:
-            circumstances, learned = self._waiting.pop(name)
+            with self._lock:
+                circumstances, learned = self._waiting.pop(name)
             self._learned.save(name, circumstances, learned)

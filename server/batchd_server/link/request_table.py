@@ -86,7 +86,7 @@ class RequestTable:
 
     def add(self, request: PendingRequest, now: float) -> ServingError | None:
         """Keep `request` until it is settled or removed; return the reason where it must not run again."""
-        if len(self._suspicions):
+        if self._suspicions.has_any(now):
             suspicion = self._suspicions.of(self._content(request), now)
             if suspicion is not None and suspicion.convicted:
                 return suspicion.verdict(len(request.offer.items))
@@ -153,7 +153,10 @@ class RequestTable:
             return None
         if error is None and request.content is not None:
             self._acquitted |= self._suspicions.acquit(request.content)
-        del self._pending[answer.request]
+        if error is not None and len(request.offer.items) > len(request.outputs) + 1:
+            self.remove(answer.request)  # the items beside the one that failed may be running
+        else:
+            del self._pending[answer.request]
         return Settlement(request=request, error=error)
 
     # ---- deaths ------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ class RequestTable:
             return Unavailable(
                 f"the device process died {request.unexplained} times while it had this request", code="device_lost"
             )
-        if not len(self._suspicions):
+        if not self._suspicions.has_any(now):
             return None
         suspicion = self._suspicions.of(self._content(request), now)
         if suspicion is None or not suspicion.convicted:

@@ -81,10 +81,16 @@ class Suspicions:
     """Of one front process."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Suspicion] = {}
+        self._known: dict[bytes, Suspicion] = {}  # in the order of their last deaths
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def has_any(self, now: float) -> bool:
+        """Return whether anything is held against anybody: else no content need be known. What is old is forgotten."""
+        while self._known:
+            oldest = next(iter(self._known))
+            if now - self._known[oldest].since <= REMEMBERED_S:
+                return True
+            del self._known[oldest]
+        return False
 
     def of(self, content: bytes, now: float) -> Suspicion | None:
         """Return what is held against a content."""

@@ -10,6 +10,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +74,10 @@ class TrainingStore:
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()
+
+    def together(self) -> AbstractContextManager[None]:
+        """Make one transaction of what this thread does within: all of it is written, or nothing."""
+        return self._database.together()
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 

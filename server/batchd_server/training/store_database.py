@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ class Database:
             raise StoreError(f"the job store's database URL cannot be used: {error}") from error
         self._file = _file_of(parsed.database) if sqlite else None
         self._identity: tuple[int, int] | None = None  # of the file that the connections have open
+        self._joined = threading.local()
         if sqlite:
             _make_directory(self._file)
             _make_sqlite_wait_its_turn(self._engine)
@@ -62,19 +64,41 @@ class Database:
         Raises:
             StoreError: the database failed.
         """
+        joined: Connection | None = getattr(self._joined, "connection", None)
+        if joined is not None:
+            yield joined
+            return
         with self._named_failures(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Write all or nothing.
+        """Write all or nothing; within `together`, with all else that is written there.
 
         Raises:
             StoreError: the database failed: read-only, full, locked or gone.
             sqlalchemy.exc.IntegrityError: somebody else has the key.
         """
+        joined: Connection | None = getattr(self._joined, "connection", None)
+        if joined is not None:
+            yield joined
+            return
         with self._named_failures(), self._writing.begin() as connection:
             yield connection
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one transaction of what this thread reads and writes within.
+
+        Raises:
+            StoreError: the database failed. Nothing has been written.
+        """
+        with self.writing() as connection:
+            self._joined.connection = connection
+            try:
+                yield
+            finally:
+                self._joined.connection = None
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -110,8 +134,11 @@ class Database:
         try:
             found = self._file.stat()
             identity = (found.st_dev, found.st_ino)
-        except OSError:
+        except FileNotFoundError:
             identity = None
+        except OSError as error:  # it may be there
+            trouble = of_disk(error) or Trouble.STORE_FAILED
+            raise StoreError(f"the job store's file cannot be looked at: {error.strerror}", trouble) from error
         if self._identity is None:
             self._identity = identity  # None: the first connection makes it
         elif identity is None:

@@ -212,7 +212,12 @@ class Bookkeeper:
                 merged.append(self._unwritten[count])
                 count += 1
             try:
-                self._write_entry(store, merged)
+                with store.together():
+                    noted = self._write_entry(store, merged)
+                if noted is not None:
+                    self._noted[entry.job] = noted
+                if merged.status is not None and merged.status.final:
+                    self._noted.pop(entry.job, None)
             except KeyError:
                 log.warning("job %s is gone from the store", entry.job)
             except StoreError:
@@ -222,21 +227,21 @@ class Bookkeeper:
             del self._unwritten[:count]
             self._written += count
 
-    def _write_entry(self, store: TrainingStore, entry: Entry) -> None:
+    def _write_entry(self, store: TrainingStore, entry: Entry) -> Commit | None:
+        """Write news of a job; return the last decision in its journal."""
         if entry.steps:
             latest = {step.step: step for step in entry.steps}  # a step may come again
             store.add_metrics(entry.job, list(latest.values()))
+        before = self._noted.get(entry.job)
         for commit in entry.commits:
-            before = self._noted.get(entry.job)
             if commit.changed or before is None or before.reason != commit.reason or commit.step <= before.step:
                 store.add_commit(entry.job, commit)
-                self._noted[entry.job] = commit
+                before = commit
         for kind, data in entry.events:
             store.add_event(entry.job, kind, data)
         if entry.progress is not None or entry.status is not None:
             store.update(entry.job, status=entry.status, reason=entry.reason, progress=entry.progress)
-        if entry.status is not None and entry.status.final:
-            self._noted.pop(entry.job, None)
+        return before
 
     def _save(self, store: TrainingStore, save: _Save) -> Trouble | None:
         """Write a checkpoint and note it; return what is in the way where that will pass."""
@@ -260,21 +265,22 @@ class Bookkeeper:
     def _note_checkpoint(self, store: TrainingStore, save: _Save, folder: JobFolder, written: tuple[Path, int]) -> None:
         snapshot = save.snapshot
         path, num_bytes = written
+        folder.give_up_after(snapshot.step)
         best = folder.best()
-        store.add_checkpoint(
-            save.job,
-            Checkpoint(
-                step=snapshot.step,
-                path=path,
-                created=time.time(),
-                bytes=num_bytes,
-                validation_accuracy=snapshot.validation_accuracy,
-                best=best == snapshot.step,
-            ),
+        checkpoint = Checkpoint(
+            step=snapshot.step,
+            path=path,
+            created=time.time(),
+            bytes=num_bytes,
+            validation_accuracy=snapshot.validation_accuracy,
+            best=best == snapshot.step,
         )
-        store.add_event(save.job, "checkpoint", {"step": snapshot.step})
         there = folder.steps()
         dropped = superseded(there, save.keep, best)
-        for step in {*dropped, *(saved.step for saved in store.checkpoints(save.job) if saved.step not in there)}:
-            store.drop_checkpoint(save.job, step)
+        with store.together():
+            store.add_checkpoint(save.job, checkpoint)
+            store.add_event(save.job, "checkpoint", {"step": snapshot.step})
+            for step in {*dropped, *(saved.step for saved in store.checkpoints(save.job) if saved.step not in there)}:
+                store.drop_checkpoint(save.job, step)
+        for step in dropped:
             folder.remove(step)

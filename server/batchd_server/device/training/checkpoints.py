@@ -27,6 +27,9 @@ SPARE_BYTES = 1 << 20
 """What a checkpoint leaves free: the job store must still be able to note why there is none."""
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _FOLDER = re.compile(r"^step-(\d+)$")
+_CHUNK_BYTES = 1 << 20
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+_DAMAGE = (ValueError, KeyError, TypeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +99,21 @@ class JobFolder:
             shutil.rmtree(path, ignore_errors=True)
 
     def latest(self) -> SavedState | None:
-        """Return the newest checkpoint that can be read; None where there is none."""
+        """Return the newest checkpoint that is whole; None where there is none.
+
+        Raises:
+            OSError: one cannot be read now. It may be later: going on without it would give up what was learned.
+        """
         for step in sorted(self.steps(), reverse=True):
             path = self.path / f"step-{step}"
             try:
                 return read(path)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                log.warning("checkpoint %s cannot be read and is passed over: %s", path, error)
+            except _DAMAGE as error:
+                log.warning("checkpoint %s is damaged and is passed over: %s", path, error)
+            except OSError as error:
+                if error.errno not in _MISSING:
+                    raise
+                log.warning("checkpoint %s is incomplete and is passed over: %s", path, error)
         return None
 
     def steps(self) -> list[int]:
@@ -112,12 +123,20 @@ class JobFolder:
         return [int(match[1]) for entry in self.path.iterdir() if (match := _FOLDER.match(entry.name))]
 
     def best(self) -> int | None:
-        """Return the step of the best checkpoint by validation accuracy, or loss without one; the latest of equals."""
+        """Return the step of the best checkpoint by validation accuracy, or loss without one; the latest of equals.
+
+        Raises:
+            OSError: one cannot be read now.
+        """
         best: tuple[float, float, int] | None = None
         for step in self.steps():
             try:
                 loss, accuracy = json.loads((self.path / f"step-{step}" / STATE).read_bytes())["validation"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except _DAMAGE:
+                continue
+            except OSError as error:
+                if error.errno not in _MISSING:
+                    raise
                 continue
             if loss is not None:
                 score = (0.0 if accuracy is None else accuracy, -loss if accuracy is None else 0.0, step)
@@ -128,12 +147,19 @@ class JobFolder:
         """Delete a checkpoint."""
         shutil.rmtree(self.path / f"step-{step}", ignore_errors=True)
 
+    def give_up_after(self, step: int) -> None:
+        """Delete later checkpoints: of a life that could not be gone on from, where an earlier one was saved now."""
+        for later in self.steps():
+            if later > step:
+                self.remove(later)
+
 
 def read(path: Path) -> SavedState:
     """Read a checkpoint's folder.
 
     Raises:
-        OSError, ValueError, KeyError, SafetensorError: it is damaged, or of another format.
+        ValueError, KeyError, TypeError, SafetensorError: it is damaged, or of another format.
+        OSError: it is incomplete, or the disk fails.
     """
     document = json.loads((path / STATE).read_bytes())
     if document["format"] != FORMAT:
@@ -141,8 +167,8 @@ def read(path: Path) -> SavedState:
     return SavedState(
         step=int(document["step"]),
         path=path,
-        weights=load_file(path / WEIGHTS),
-        optimizer=_restored(load_file(path / OPTIMIZER), document["optimizer"]),
+        weights=_tensors(path / WEIGHTS),
+        optimizer=_restored(_tensors(path / OPTIMIZER), document["optimizer"]),
         state=document["state"],
     )
 
@@ -153,8 +179,20 @@ def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
     Raises:
         OSError, SafetensorError: there are none.
     """
-    weights: dict[str, torch.Tensor] = load_file(path / WEIGHTS)
-    return weights
+    return _tensors(path / WEIGHTS)
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a file of tensors. What maps it calls every failure to open it a missing file, and dies of one to read it.
+
+    So it is read once before: then its error is the disk's.
+    """
+    with path.open("rb", buffering=0) as file:
+        chunk = bytearray(_CHUNK_BYTES)
+        while file.readinto(chunk):
+            pass
+    tensors: dict[str, torch.Tensor] = load_file(path)
+    return tensors
 
 
 def superseded(steps: list[int], keep: int, best: int | None) -> list[int]:

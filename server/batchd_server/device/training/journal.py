@@ -63,11 +63,12 @@ class TrainerReady:
 
 @dataclass(frozen=True, slots=True)
 class TrainerFailed:
-    """A job cannot begin, and why; `for_now`: not before another job has given memory back."""
+    """A job cannot begin, and why; `for_now`: it is tried again, `crowded` not before a job has given memory back."""
 
     job: str
     reason: str
     for_now: bool = False
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

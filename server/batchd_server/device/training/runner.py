@@ -160,12 +160,13 @@ class Runner:
             case TrainerReady(job=job, trainer=trainer, resumed=resumed):
                 self._ready(self._active[job], trainer, resumed)
                 self._bookkeeper.poll()  # the next one may begin
-            case TrainerFailed(job=job, reason=reason, for_now=True):
+            case TrainerFailed(job=job, reason=reason, for_now=True, crowded=crowded):
                 if self._waiting.get(job) != reason:
-                    self._waiting[job] = reason
                     log.info("job %s waits: %s", job, reason)
+                self._waiting.pop(job, None)
+                self._waiting[job] = reason  # behind the others
                 self._forget(self._active[job])
-                if self._active:
+                if crowded and self._active:
                     self._crowded_out.add(job)
             case TrainerFailed(job=job, reason=reason):
                 self._fail(self._active[job], reason, step=None)
@@ -192,7 +193,8 @@ class Runner:
         if self._draining:
             return
         self._end_the_lost(seen)
-        for job in seen.jobs:
+        turns = {job: turn for turn, job in enumerate(self._waiting)}
+        for job in sorted(seen.jobs, key=lambda job: turns.get(job.id, -1)):  # who waits in vain keeps nobody waiting
             if seen.written < self._last_word.get(job.id, 0):
                 continue  # the store had not heard yet
             active = self._active.get(job.id)
@@ -270,6 +272,7 @@ class Runner:
         assert self._leases is not None, "a trainer was made although nothing is lent"
         active.trainer = trainer
         active.stage = Stage.RUNNING
+        self._waiting.pop(active.job.id, None)
         for tenant in (active.name, active.forward):
             self._leases.add(tenant, active.job.spec.weight)
         event = ("started", {}) if resumed is None else ("resumed", {"step": resumed})

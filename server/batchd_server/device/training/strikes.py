@@ -71,8 +71,9 @@ def _strike(store: TrainingStore, folder: JobFolder, job_id: str, fallen: Fallen
             "without a checkpoint in between"
         )
         log.error("job %s has failed: %s", job_id, reason)
-        store.add_event(job_id, "failed", {"reason": reason, "step": step})
-        store.update(job_id, status=JobStatus.FAILED, reason=reason)
+        with store.together():
+            store.add_event(job_id, "failed", {"reason": reason, "step": step})
+            store.update(job_id, status=JobStatus.FAILED, reason=reason)
 
 
 def _last_death(store: TrainingStore, job_id: str) -> Event | None:

@@ -10,7 +10,7 @@ import torch
 
 from batchd_server.device.black_box import BlackBox
 from batchd_server.device.failures import FailureKind, classify, describe
-from batchd_server.device.training.checkpoints import JobFolder
+from batchd_server.device.training.checkpoints import JobFolder, SavedState
 from batchd_server.device.training.journal import TrainerFailed, TrainerReady
 from batchd_server.device.training.promotion import PromotedWeights
 from batchd_server.device.training.random_state import seeded
@@ -31,6 +31,10 @@ Hold = Callable[[Iterable[torch.Tensor]], None]
 
 class NoRoomYet(Exception):
     """Other jobs have the memory that this one needs."""
+
+
+class UnreadableNow(Exception):
+    """What the job goes on from cannot be read, but is not damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,8 @@ class Workshop(WorkerThread[Callable[[], None]]):
             with self._black_box.beside(BUILDING + job.id):
                 return self._build(job, model, room)
         except NoRoomYet as error:
-            return TrainerFailed(job.id, str(error), for_now=True)
-        except StoreError as error:
+            return TrainerFailed(job.id, str(error), for_now=True, crowded=True)
+        except (StoreError, UnreadableNow) as error:
             return TrainerFailed(job.id, str(error), for_now=True)
         except (TrainingFailed, ValueError) as error:
             return TrainerFailed(job.id, str(error))
@@ -96,13 +100,15 @@ class Workshop(WorkerThread[Callable[[], None]]):
             log.warning("job %s cannot begin", job.id, exc_info=error)
             if classify(error).kind is FailureKind.OUT_OF_MEMORY:
                 problem = f"weights, gradients and optimizer state do not fit: {describe(error)}"
-                return TrainerFailed(job.id, problem, for_now=room.held_by_jobs > 0)
+                crowded = room.held_by_jobs > 0
+                return TrainerFailed(job.id, problem, for_now=crowded, crowded=crowded)
             return TrainerFailed(job.id, describe(error))
 
     def _build(self, job: Job, model: Trainable, room: Room) -> TrainerReady:
         spec = job.spec
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
+        saved = self._saved(job)  # first: where that fails it is tried every second
         examples = model.examples(dataset_files(self._dataset(spec.dataset)))
         with seeded((spec.seed,), self._device):
             network = model.new_network(fresh=spec.fresh)
@@ -111,12 +117,17 @@ class Workshop(WorkerThread[Callable[[], None]]):
             network.load_state_dict(served)
         trainer = Trainer(spec, model, network, examples, self._device)
         room.check(trainer.resident_bytes)
-        saved = JobFolder(self._places.checkpoints / job.id).latest()
         if saved is not None:
             trainer.restore(saved.weights, saved.optimizer, saved.state)
         self._hold(trainer.resident())
         trainer.start(interrupted=job.started is not None)
         return TrainerReady(job.id, trainer, None if saved is None else saved.step)
+
+    def _saved(self, job: Job) -> SavedState | None:
+        try:
+            return JobFolder(self._places.checkpoints / job.id).latest()
+        except OSError as error:
+            raise UnreadableNow(f"its last checkpoint cannot be read: {error.strerror or error}") from error
 
     def _dataset(self, name: str) -> Dataset:
         known = builtin(name)

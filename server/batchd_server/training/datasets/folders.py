@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from batchd_server.training.datasets.problems import DatasetError, DatasetNotFoundError
@@ -13,21 +14,26 @@ _CHUNK = 1 << 20
 def below(root: Path, path: str) -> Path:
     """Return where `path` leads, which must be a file or folder below `root`, symbolic links followed.
 
+    Of what leads out of the root nothing more is told, not even whether it is there.
+
     Raises:
         DatasetNotFoundError: nothing is there.
         DatasetError: it leads out of the root, or to what is neither a file nor a folder.
     """
     try:
         top = root.resolve(strict=True)
-        place = (top / path).resolve(strict=True)
+        place = Path(os.path.realpath(top / path))
+        inside = place != top and place.is_relative_to(top)
+        if inside:
+            place.resolve(strict=True)
     except FileNotFoundError:
-        raise DatasetNotFoundError(f"there is nothing at {path[:200]!r} below the data root") from None
+        raise DatasetNotFoundError(f"there is nothing at {path[:200]!r} below the data root", "path") from None
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL, a name too long
-        raise DatasetError(f"{path[:200]!r} is no path") from error
-    if place == top or not place.is_relative_to(top):
-        raise DatasetError(f"{path[:200]!r} leads out of the data root")
+        raise DatasetError(f"{path[:200]!r} is no path", "path") from error
+    if not inside:
+        raise DatasetError(f"{path[:200]!r} leads out of the data root", "path")
     if not place.is_file() and not place.is_dir():
-        raise DatasetError(f"{path[:200]!r} is neither a file nor a folder")
+        raise DatasetError(f"{path[:200]!r} is neither a file nor a folder", "path")
     return place
 
 

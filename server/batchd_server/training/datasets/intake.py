@@ -11,8 +11,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -26,10 +27,20 @@ from batchd_server.training.datasets.upload import INCOMING, Upload
 from batchd_server.training.records import Dataset
 from batchd_server.training.store import Conflict, TrainingStore
 
+T = TypeVar("T")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ID = re.compile(r"ds-[0-9a-f]{16}")
 _CHECKS_AT_ONCE = 2  # each may take much memory; they wait in threads of their own, where nothing else has to
 _CHECKS: RunVar[CapacityLimiter] = RunVar("dataset checks")
+
+
+class StoreCalls(Protocol):
+    """Runs short work with the store in a thread."""
+
+    def __call__(self, work: Callable[[TrainingStore], T]) -> Awaitable[T]:
+        """Return what `work` returns."""
+        ...
 
 
 async def receive(
@@ -77,28 +88,33 @@ async def receive(
             await to_thread.run_sync(upload.close)
 
 
-def adopt(
+async def adopt(
     path: str,
     *,
     name: str,
     format: str | None,  # noqa: A002 - the name that the API gives it
-    store: TrainingStore,
+    call: StoreCalls,
     data_root: Path | None,
 ) -> Dataset:
-    """Take in a file or a folder of images that lies below `data_root`, where it stays. Belongs in a thread.
+    """Take in a file or a folder of images that lies below `data_root`, where it stays.
+
+    It is checked and hashed in a thread, and takes its turn among the checks: the store is free for others meanwhile.
 
     Raises:
         Conflict: the name is taken.
         DatasetNotFoundError: there is nothing at `path`.
         DatasetError: name, path, format or content is not acceptable, or no data root is configured.
     """
-    _check_name(name, format, store)
+    await call(lambda store: _check_name(name, format, store))
     if data_root is None:
-        raise DatasetError("datasets by path need a data root: set `data_root` in [training]")
-    place = below(data_root, path)
-    found = inspect_in_child(place, format, Limits())
-    size, sha256 = digest(place)
-    return _add(store, f"ds-{secrets.token_hex(8)}", name, found, place, size, sha256)
+        raise DatasetError("datasets by path need a data root: set `data_root` in [training]", "path")
+    place = await to_thread.run_sync(below, data_root, path)
+
+    def checked() -> tuple[Found, int, str]:
+        return inspect_in_child(place, format, Limits()), *digest(place)
+
+    found, size, sha256 = await to_thread.run_sync(checked, limiter=_checks())
+    return await call(lambda store: _add(store, f"ds-{secrets.token_hex(8)}", name, found, place, size, sha256))
 
 
 def remove(dataset_id: str, *, store: TrainingStore, root: Path) -> None:
@@ -144,10 +160,11 @@ def _check_name(name: str, format: str | None, store: TrainingStore) -> None:  #
     if not _NAME.fullmatch(name) or _ID.fullmatch(name):
         raise DatasetError(
             "a dataset's name is 1 to 64 letters, digits, dots, dashes or underscores, begins with a letter or digit, "
-            "and is not of the form of an id"
+            "and is not of the form of an id",
+            "name",
         )
     if format is not None and format not in FORMATS:
-        raise DatasetError(f"unknown format {format[:40]!r}; the formats are {', '.join(FORMATS)}")
+        raise DatasetError(f"unknown format {format[:40]!r}; the formats are {', '.join(FORMATS)}", "format")
     if builtin(name):
         raise Conflict(f"there is a dataset {name!r} already")
     with contextlib.suppress(KeyError):

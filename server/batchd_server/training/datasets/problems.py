@@ -10,7 +10,14 @@ from __future__ import annotations
 
 
 class DatasetError(ValueError):
-    """It is not what it has to be; the message says what, and where in it."""
+    """It is not what it has to be; the message says what, and where in it.
+
+    `field` is what of a request is to blame: `name`, `format` or `path`; None: the content.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DatasetTooLargeError(DatasetError):
