@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import repeat
 
 import pytest
-from connection_rig import PATIENCE_S, SCALE, Peer, chunked, echo, get, post, scale_body, until, watched
-from front_rig import InlineDispatcher
+from connection_rig import (
+    DOUBLED,
+    PATIENCE_S,
+    SCALE,
+    Peer,
+    chunked,
+    doubled,
+    echo,
+    get,
+    post,
+    scale_body,
+    until,
+    watched,
+)
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from batchd_server.front.connections import MAX_PIPELINED
-
-DOUBLED = [2.0, 4.0]
 SMALL = {"max_header_bytes": 2048}
 OPEN_END = b"POST " + SCALE.encode() + b" HTTP/1.1\r\nHost: front\r\n"
-
-
-def doubled(body: bytes) -> list[float]:
-    values: list[float] = json.loads(body)["outputs"][0]["data"]
-    return values
 
 
 def test_a_head_of_the_limit_is_served_and_one_byte_more_is_not() -> None:
@@ -55,6 +60,7 @@ def test_a_head_too_large_is_told_in_the_form_of_its_path(path: str, media_type:
         assert answer.headers["content-type"] == media_type
         assert answer.headers["connection"] == "close"
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-request-id"]
         assert "2048 bytes" in str(json.loads(answer.body)[field])
         assert peer.is_closed()
 
@@ -100,19 +106,24 @@ def test_a_head_that_does_not_come_is_timed_out(sent: bytes) -> None:
 
 
 def test_the_wait_for_the_next_request_ends_in_silence() -> None:
-    with watched(header_timeout_s=0.3) as front, front.connect() as peer:
+    with watched(header_timeout_s=1.5) as front, front.connect() as peer:
         peer.send(get("/v2/health/live"))
         assert peer.answers()[0].status == 200
         assert peer.is_closed()  # uvicorn's keep-alive
         assert not front.watch.ended
 
 
-def test_a_body_that_trickles_is_timed_out_in_the_protocols_form() -> None:
+def test_a_body_that_trickles_is_timed_out_in_the_protocols_form(caplog: pytest.LogCaptureFixture) -> None:
     with watched(body_timeout_s=0.4, min_body_rate=1000) as front, front.connect() as peer:
-        peer.send(post(SCALE, scale_body(1, 2))[:-10])
+        caplog.set_level(logging.DEBUG, "batchd_server.front.connections")
+        peer.send(post(SCALE, scale_body(1, 2), "X-Request-Id: mine")[:-10])
         (answer,) = peer.answers()
         assert answer.status == 408
-        assert json.loads(answer.body)["code"] == "request_timeout"
+        assert answer.headers is not None
+        document = json.loads(answer.body)
+        assert document["code"] == "request_timeout"
+        assert document["request_id"] == answer.headers["x-request-id"] == "mine"
+        assert [vars(record).get("request_id") for record in caplog.records if "ended" in record.msg] == ["mine"]
         assert peer.is_closed()
         assert front.watch.ended == {"body_timeout": 1}
         assert not front.dispatcher.requests
@@ -120,14 +131,14 @@ def test_a_body_that_trickles_is_timed_out_in_the_protocols_form() -> None:
 
 
 def test_a_body_that_keeps_the_rate_may_take_as_long_as_it_needs() -> None:
-    body = scale_body(1, 2) + b" " * 3000
-    with watched(body_timeout_s=0.4, min_body_rate=1000) as front, front.connect() as peer:
+    body = scale_body(1, 2) + b" " * 8000
+    with watched(body_timeout_s=2, min_body_rate=1000) as front, front.connect() as peer:
         begun = time.monotonic()
         request = post(SCALE, body)
-        for start in range(0, len(request), 250):
-            peer.send(request[start : start + 250])
-            time.sleep(0.1)  # the network
-        assert time.monotonic() - begun > 2 * 0.4
+        for start in range(0, len(request), 600):
+            peer.send(request[start : start + 600])
+            time.sleep(0.2)  # the network, at three times the rate that is asked for
+        assert time.monotonic() - begun > 2
         (answer,) = peer.answers()
         assert (answer.status, doubled(answer.body)) == (200, DOUBLED)
         assert not front.watch.ended
@@ -144,14 +155,15 @@ def test_a_reader_that_never_reads_is_cut_off_and_its_answers_are_freed() -> Non
 
 def test_a_slow_reader_gets_the_whole_answer() -> None:
     request, data = echo(10**6)
-    with watched(send_timeout_s=0.3) as front, Peer(front.address, receive_buffer=2**16) as peer:
+    with watched(send_timeout_s=1.5) as front, Peer(front.address, receive_buffer=2**16) as peer:
         peer.send(request)
         received = bytearray()
         while len(received) < len(data):
             part = peer.socket.recv(2**14)
             assert part
             received += part
-            time.sleep(0.012)  # the network: a megabyte per second, while the kernel has three of them
+            if len(received) < len(data) / 2:
+                time.sleep(0.03)  # the network: half a megabyte per second, while the kernel has three of them
         assert bytes(received[-1000:]) == data[-1000:]
         assert not front.watch.ended
 
@@ -193,60 +205,6 @@ def test_a_connection_too_many_is_told_and_the_others_go_on() -> None:
             third.send(post(SCALE, scale_body(1, 2)))
             assert doubled(third.answers()[0].body) == DOUBLED
         assert front.watch.ended == {"connections": 1}
-
-
-def test_pipelined_requests_are_answered_in_their_order() -> None:
-    with watched() as front, front.connect() as peer:
-        peer.send(b"".join(post(SCALE, scale_body(n)) for n in range(MAX_PIPELINED)))
-        assert [doubled(answer.body) for answer in peer.answers(MAX_PIPELINED)] == [
-            [2 * n] for n in range(MAX_PIPELINED)
-        ]
-
-
-def test_of_too_many_pipelined_requests_those_that_were_taken_are_answered() -> None:
-    dispatcher = InlineDispatcher(held=asyncio.Event())
-    with watched(dispatcher) as front, front.connect() as peer:
-        peer.send(b"".join(post(SCALE, scale_body(n)) for n in range(MAX_PIPELINED + 10)))
-        until(lambda: front.watch.ended["pipelined"] == 1, "it is noticed")
-        assert dispatcher.held is not None
-        dispatcher.held.set()
-        answers = peer.answers(MAX_PIPELINED + 10)
-        assert [doubled(answer.body) for answer in answers] == [[2 * n] for n in range(MAX_PIPELINED + 1)]
-
-
-def test_nonsense_behind_a_request_does_not_answer_in_its_place() -> None:
-    dispatcher = InlineDispatcher(held=asyncio.Event())
-    with watched(dispatcher) as front, front.connect() as peer:
-        peer.send(post(SCALE, scale_body(1, 2)) + b"nonsense\r\n\r\n")
-        until(lambda: front.watch.ended["malformed"] == 1, "it is noticed")
-        assert dispatcher.held is not None
-        dispatcher.held.set()
-        (answer,) = peer.answers(2)
-        assert (answer.status, doubled(answer.body)) == (200, DOUBLED)
-
-
-def test_nonsense_is_refused() -> None:
-    with watched() as front, front.connect() as peer:
-        peer.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")  # somebody speaks TLS
-        (answer,) = peer.answers()
-        assert (answer.status, json.loads(answer.body)["code"]) == (400, "bad_request")
-        assert peer.is_closed()
-
-
-@pytest.mark.parametrize("queued", [0, 1])
-@pytest.mark.parametrize("reset", [False, True])
-def test_a_client_that_leaves_is_noticed(reset: bool, queued: int) -> None:
-    dispatcher = InlineDispatcher(held=asyncio.Event())
-    with watched(dispatcher) as front, front.connect() as peer:
-        peer.send(post(SCALE, scale_body(1, 2)) * (1 + queued))
-        assert dispatcher.seen.wait(10)
-        if reset:
-            peer.reset()
-        else:
-            peer.socket.close()
-        assert dispatcher.abandoned.wait(10)
-        until(lambda: front.watch.num_open == 0 and not front.watch.requests, "it is forgotten")
-        assert len(dispatcher.requests) == 1  # what it had queued never began
 
 
 def test_what_is_left_of_a_refused_body_is_not_taken_for_ever() -> None:
@@ -292,8 +250,7 @@ def test_slow_bodies_together_take_no_more_than_their_share() -> None:
     with watched(max_incoming_bytes=150_000, max_body_bytes=100_000) as front:
         with front.connect() as slow, front.connect() as other:
             slow.send(half[:-1])
-            until(lambda: front.watch.num_open == 2, "both are there")
-            time.sleep(0.2)
+            until(lambda: front.watch.incoming.held == 99_999, "all but one byte is there")
             other.send(half[:-1])
             (answer,) = other.answers()
             assert (answer.status, json.loads(answer.body)["code"]) == (503, "too_much_incoming")
@@ -337,7 +294,7 @@ class Stream:
 
 def test_a_stream_may_be_slower_than_every_limit() -> None:
     stream = Stream(6, 0.5, b"data: news\n\n")
-    limits = {"header_timeout_s": 0.3, "body_timeout_s": 0.3, "send_timeout_s": 0.3}
+    limits = {"header_timeout_s": 1.5, "body_timeout_s": 0.3, "send_timeout_s": 0.3}
     with watched(app=stream, **limits) as front, front.connect() as peer:
         peer.send(get("/events", "Connection: close"))
         assert peer.rest().count(b"data: news") == 6

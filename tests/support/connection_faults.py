@@ -27,25 +27,29 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 MODEL = """
 import time
+from pathlib import Path
 import torch
 from batchd_server.models.padded import PaddedModel
 from batchd_server.models.spec import TensorSpec
 
 
 class Double(PaddedModel):
-    \"\"\"Answers 2x, in `seconds`.\"\"\"
+    \"\"\"Answers 2x, in `seconds`. While there is a file `closed` it waits, and `closed`.reached tells so.\"\"\"
 
     inputs = [TensorSpec(name="x", datatype="FP32", shape=("n",))]
     outputs = [TensorSpec(name="y", datatype="FP32", shape=("n",))]
 
-    def __init__(self, seconds=0.002):
-        self.seconds = seconds
+    def __init__(self, seconds=0.002, closed=""):
+        self.seconds, self.closed = seconds, closed
 
     def build(self):
         return torch.nn.Identity()
 
     def forward(self, batch):
         time.sleep(self.seconds)
+        while self.closed and Path(self.closed).exists():
+            Path(self.closed + ".reached").touch()
+            time.sleep(0.01)
         return {"y": batch["x"] * 2}
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -23,6 +24,8 @@ from batchd_server.front.connections import protocol_class
 
 PATIENCE_S = 20.0
 SCALE = "/v2/models/scale/infer"
+DOUBLED = [2.0, 4.0]
+"""The answer of `scale` to 1 and 2."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,25 @@ class Watching:
     address: tuple[str, int]
     watch: ConnectionWatch
     dispatcher: InlineDispatcher
+    server: _Server
 
     def connect(self) -> Peer:
         return Peer(self.address)
+
+    def release(self) -> None:
+        """Answer what the dispatcher has held."""
+        assert self.dispatcher.held is not None
+        self.server.loop.call_soon_threadsafe(self.dispatcher.held.set)
+
+
+class _Server(uvicorn.Server):
+    """Remembers the loop that it runs in."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
 
 @contextmanager
@@ -49,11 +68,11 @@ def watched(
     config = uvicorn.Config(served, host="127.0.0.1", port=0, http=protocol_class(watch), log_config=None)
     listener = config.bind_socket()
     listener.listen(1024)
-    server_of_uvicorn = uvicorn.Server(config)
+    server_of_uvicorn = _Server(config)
     thread = threading.Thread(target=server_of_uvicorn.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Watching(listener.getsockname(), watch, dispatcher)
+        yield Watching(listener.getsockname(), watch, dispatcher, server_of_uvicorn)
     finally:
         server_of_uvicorn.should_exit = True
         thread.join(timeout=30)
@@ -150,6 +169,12 @@ def scale_body(*values: float) -> bytes:
     """A request to the rig's model that doubles."""
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(values)], "data": list(values)}
     return json.dumps({"inputs": [tensor]}).encode()
+
+
+def doubled(body: bytes) -> list[float]:
+    """What that model answered."""
+    values: list[float] = json.loads(body)["outputs"][0]["data"]
+    return values
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:

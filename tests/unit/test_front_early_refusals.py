@@ -137,7 +137,7 @@ async def test_other_failures_turn_nobody_away(refusal: ServingError | None) -> 
 
 async def test_a_connection_serves_on_after_a_refusal_without_its_body() -> None:
     with serving(full()) as address:
-        async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
             answers, ports = [], set()
             for _ in range(TRIES):
                 answers.append(await client.post(SCALE, json=BODY))

@@ -248,9 +248,9 @@ async def test_the_description_tells_which_key_each_route_asks_for() -> None:
         assert "securitySchemes" not in (await open_front.client.get("/openapi.json")).text
 
 
-async def _get(path: str) -> httpx.Response:
+async def _get(path: str, headers: dict[str, str] | None = None) -> httpx.Response:
     async with rig() as front:
-        return await front.client.get(path)
+        return await front.client.get(path, headers=headers)
 
 
 @pytest.mark.parametrize("path", ["/v1/status", "/v2/models/scale", "/openapi.json", "/nothing", "/v2/health/ready"])
@@ -277,5 +277,7 @@ async def test_the_page_has_a_policy_of_its_own_and_loads_nothing_from_elsewhere
         assert loaded.status_code == 200
         assert loaded.headers["cache-control"] == "max-age=3600"
         assert loaded.content
+        part = await _get(f"/docs/{name}", {"Range": "bytes=abc"})
+        assert (part.status_code, part.content) == (200, loaded.content)  # whole: parts are not offered
     for name in ("../app.py", "..%2fapp.py", "docs.html", "x.js"):
         assert (await _get(f"/docs/{name}")).status_code == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 import zlib
 from typing import Any
 
@@ -20,6 +21,7 @@ from batchd_server.errors import (
     QueueFull,
     Unavailable,
 )
+from batchd_server.front.oip.classification import classify
 
 pytestmark = pytest.mark.asyncio
 
@@ -96,6 +98,28 @@ async def test_classification_answers_with_the_highest_classes() -> None:
         )
     (output,) = response.json()["outputs"]
     assert output == {"name": "y", "shape": [1, 1], "datatype": "BYTES", "data": ["4.000000:1"]}
+
+
+@pytest.mark.parametrize(("classes", "threads"), [(10, {"MainThread"}), (10**9, {"prepare"})])
+async def test_classes_by_the_thousand_are_written_out_in_a_thread(
+    classes: int, threads: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+
+    def watched(*arguments: Any) -> Any:
+        seen.add(threading.current_thread().name.partition("_")[0])
+        return classify(*arguments)
+
+    monkeypatch.setattr("batchd_server.front.oip.response.classify", watched)
+    x = input_tensor("x", "FP32", [2, 4000], data=list(range(8000)))
+    async with rig() as front:
+        response = await front.client.post(
+            SCALE, json={"inputs": [x], "outputs": [{"name": "y", "parameters": {"classification": classes}}]}
+        )
+    (output,) = response.json()["outputs"]
+    assert output["shape"] == [2, min(classes, 4000)]
+    assert output["data"][:2] == ["7998.000000:3999", "7996.000000:3998"]
+    assert seen == threads
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,17 @@ def test_classes_come_highest_first_and_equal_ones_in_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("datatype", ["float16", "float32", "float64", "int8", "int64", "uint64"])
+def test_classes_are_what_sorting_one_by_one_gives(datatype: str) -> None:
+    random = np.random.default_rng(0)
+    values = (random.integers(0, 40, size=(20, 7, 9)) * (3 if "int" in datatype else 0.37)).astype(datatype)
+    for highest in (1, 5, 62, 63, 10**9):
+        for row, answer in zip(values.reshape(20, -1), classify(values, highest, "y"), strict=True):
+            order = sorted(range(row.size), key=lambda index: (-row[index].item(), index))[:highest]
+            texts = [f"{row[i]:.6f}" if row.dtype.kind == "f" else str(row[i]) for i in order]
+            assert answer.tolist() == [f"{text}:{i}".encode() for text, i in zip(texts, order, strict=True)]
+
+
 def test_no_more_classes_than_there_are() -> None:
     assert classify(np.array([[3, 9]], dtype=np.int64), 10, "y").tolist() == [[b"9:1", b"3:0"]]
 

@@ -46,7 +46,7 @@ class ServerSettings(Section):
     """Front processes that share the port."""
     max_body_bytes: int = Field(default=64 * 2**20, gt=0)
     max_incoming_bytes: int = Field(default=2**30, gt=0)
-    """Bodies that are not complete yet, all together, per front process."""
+    """Bodies until they are prepared, as sent and inflated, all together, per front process."""
     max_items_per_request: int = Field(default=2048, gt=0)
     max_connections: int = Field(default=4096, ge=1, le=1_000_000)
     """Per front process."""

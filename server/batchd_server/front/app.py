@@ -23,7 +23,6 @@ from batchd_server.front.error_description import describe_errors
 from batchd_server.front.error_responses import render_http_exception, render_serving_error, render_validation_error
 from batchd_server.front.key_description import describe_keys
 from batchd_server.front.keys import Keys
-from batchd_server.front.limits import IncomingBytes
 from batchd_server.front.native.decisions import decision_routes
 from batchd_server.front.native.leases import lease_routes
 from batchd_server.front.native.metrics import metrics_routes
@@ -66,14 +65,15 @@ def create_app(
     `lifespan` is entered and left with the application; the dispatcher is not started or stopped here. `watch` has
     the connections that the requests come by.
     """
+    watch = watch or ConnectionWatch(settings.server)
     front = Front(
         settings=settings,
         dispatcher=dispatcher,
         observer=observer or NoObserver(),
         preparation=Preparation(),
         training=StoreAccess(places),
-        watch=watch or ConnectionWatch(settings.server),
-        incoming=IncomingBytes(settings.server.max_incoming_bytes),
+        watch=watch,
+        incoming=watch.incoming,
         started=time.time(),
         release=version("batchd"),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from batchd_server.config.settings import ServerSettings
+from batchd_server.front.limits import IncomingBytes
 
 MAX_TURNED_AWAY = 256
 """Connections over the limit that are told so at a time; those over that are closed without a word."""
@@ -37,6 +38,7 @@ class ConnectionWatch:
 
     def __init__(self, limits: ServerSettings, on_ended: Callable[[Reason], None] | None = None) -> None:
         self.limits = limits
+        self.incoming = IncomingBytes(limits.max_incoming_bytes)
         self._on_ended = on_ended
         self.ended: Counter[Reason] = Counter()
         self.requests: set[asyncio.Task[None]] = set()

@@ -23,8 +23,9 @@ from batchd_server.errors import BadRequest, HeadersTooLarge, RequestTimeout, Se
 from batchd_server.front.connection_watch import ConnectionWatch, Reason
 from batchd_server.front.error_responses import error_response
 from batchd_server.front.pace import Pace, Stall
+from batchd_server.front.request_ids import client_id
 from batchd_server.front.secure_headers import secure_headers
-from batchd_server.front.unsent import reset, unsent_bytes
+from batchd_server.front.unsent import has_left, reset, unsent_bytes
 
 MAX_PIPELINED = 16
 """Requests that may wait on one connection behind the one that is being answered."""
@@ -54,8 +55,11 @@ class LimitedConnection(HttpToolsProtocol):
         self._head_since: float | None = None  # when the head of a request began to be awaited
         self._head_bytes = 0
         self._fresh = True  # no request has come yet
-        self._body: Pace | None = None  # of the request that is coming in
+        self._begun = False  # something of a request has come, but not all of it
+        self._body: Pace | None = None  # of the request that is coming in, once its head is whole
         self._fruitless = 0  # bytes of it since there was anything for the application among them
+        self._ahead = watch.incoming.charge()  # for bodies that came ahead, of which no route knows yet
+        self._ahead_bytes = 0
         self._stall = Stall()
         self._checked = 0.0
         self._problem: tuple[ServingError, Reason] | None = None  # what a callback has raised
@@ -85,6 +89,8 @@ class LimitedConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._running is not None and not self._running.response_complete:
             _disconnect(self._running)
+        self.pipeline.clear()
+        self._charge()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come, and count what no callback tells of: heads and trailers that never end."""
@@ -107,6 +113,7 @@ class LimitedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to count the head; of one that came with other things, what comes from now on."""
         super().on_message_begin()
+        self._begun = True
         if self._head_since is None:
             self._head_since, self._head_bytes = self.loop.time(), 0
 
@@ -119,20 +126,25 @@ class LimitedConnection(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._fail(BadRequest(f"more than {MAX_PIPELINED} requests wait on this connection"), "pipelined")
         self.scope["headers"] = self.headers.copy()  # the parser adds trailers to its own, after all checks
+        super().on_headers_complete()  # which raises where there is no path in the request line
         self._body = Pace(self.loop.time(), self._limits.body_timeout_s, self._limits.min_body_rate)
-        super().on_headers_complete()
         if self.pipeline:
             self.flow.resume_reading()  # uvicorn reads no more until its turn, and would not see the client leave
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Take a part of the body; of one that came ahead, as far as there is room for it."""
         self._fruitless = 0
+        if self.pipeline:
+            try:
+                self._charge(len(body))
+            except Unavailable as error:
+                self._fail(error, "pipelined")
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole. If it was answered before that, the wait for the next begins here."""
         super().on_message_complete()
-        self._body, self._fruitless = None, 0
+        self._begun, self._body, self._fruitless = False, None, 0
         if self.cycle.response_complete:
             self._head_since = self.loop.time()
 
@@ -141,6 +153,7 @@ class LimitedConnection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
+        self._charge()
 
     def on_response_complete(self) -> None:
         """Go on with the next request. What is left of the body of this one may not take for ever, however fast."""
@@ -167,6 +180,8 @@ class LimitedConnection(HttpToolsProtocol):
         if self._stall.seconds(unsent_bytes(self.transport), now) > self._limits.send_timeout_s:
             self._watch.count("send_timeout")
             reset(self.transport)
+        elif self.flow.read_paused and has_left(self.transport):
+            self.transport.close()  # as the transport does where it reads
         elif now > self._linger_until:
             self.transport.abort()
         elif self._refused:
@@ -186,7 +201,8 @@ class LimitedConnection(HttpToolsProtocol):
             return
         self._refused = True
         self._watch.count(reason)
-        _log.debug("connection of %s ended: %s", self.client, error.message)
+        request_id = (client_id(self.headers) if self._begun else None) or secrets.token_hex(8)
+        _log.debug("connection of %s ended: %s", self.client, error.message, extra={"request_id": request_id})
         self._unset_keepalive_if_required()
         self.flow.resume_reading()  # to see the client leave
         if self._body is not None:
@@ -198,22 +214,37 @@ class LimitedConnection(HttpToolsProtocol):
             elif self.cycle is self._running:
                 _disconnect(self.cycle)
                 self._running = None
+        self._charge()
         owed = self.pipeline[0][0] if self.pipeline else self._running
         if owed is not None and not owed.response_complete:
             owed.keep_alive = False
             return
-        self._answer(error)
+        self._answer(error, request_id)
 
-    def _answer(self, error: ServingError) -> None:
+    def _answer(self, error: ServingError, request_id: str) -> None:
         path = self.url.partition(b"?")[0].decode("ascii", "replace")
-        response = error_response(error, path, secrets.token_hex(8))
+        response = error_response(error, path, request_id)
         headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
+        headers.append((b"x-request-id", request_id.encode()))
         headers += secure_headers("GET", headers)
         lines = [STATUS_LINE[response.status_code], *(b"%s: %s\r\n" % header for header in headers), b"\r\n"]
         self.transport.write(b"".join(lines) + bytes(response.body))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._linger_until = self.loop.time() + LINGER_S
+
+    def _charge(self, more: int = 0) -> None:
+        """Count what waits of bodies that came ahead, and `more` of them, among the incoming bytes.
+
+        Raises:
+            Unavailable: there is no room for that many bytes more.
+        """
+        waiting = more + sum(len(cycle.body) for cycle, _ in self.pipeline)
+        if waiting > self._ahead_bytes:
+            self._ahead.take(waiting - self._ahead_bytes)
+        elif waiting < self._ahead_bytes:
+            self._ahead.give_back(self._ahead_bytes - waiting)
+        self._ahead_bytes = waiting
 
     def _fail(self, error: ServingError, reason: Reason) -> NoReturn:
         """Have the parser stop, from one of its callbacks; `send_400_response` is called next."""

@@ -24,6 +24,9 @@ MOMENT_S = 0.5
 """When nothing is left to do, for idle connections to bring one more request, and be told to go elsewhere."""
 ON_THE_WIRE_S = 0.5
 """For connections that were accepted last to bring their request."""
+FIRST_LOOKS = 10
+"""Turns of the event loop in which it takes what lay in its sockets when it heard of the stop, before it refuses:
+this process may have stood still since that was sent. The request of a new connection needs five."""
 LAST_LOOKS = 3
 """Turns of the event loop in which it accepts whoever knocks, before it stops: these would be cut off."""
 CANCELLED_S = 0.5
@@ -133,10 +136,11 @@ class Draining:
         await self._release(tuple(self._server.server_state.tasks))
 
     async def _stop(self) -> None:
-        state = self._server.server_state
-        admitted = tuple(state.tasks)
-        self._dispatcher.begin_drain()
         self._server.close_after_answers()
+        for _ in range(FIRST_LOOKS):
+            await asyncio.sleep(0)
+        admitted = tuple(self._server.server_state.tasks)
+        self._dispatcher.begin_drain()
         if admitted:
             await asyncio.wait(admitted, timeout=self._limit_s)
         await self._release(admitted)

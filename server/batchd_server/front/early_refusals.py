@@ -74,7 +74,8 @@ class EarlyRefusals:
         arrived = time.monotonic()
         request = Request(scope, receive)
         try:
-            body = await read_body(request, self._front.settings.server.max_body_bytes, self._front.incoming)
+            with self._front.incoming.charge() as charge:
+                body = await read_body(request, self._front.settings.server.max_body_bytes, charge)
         except ServingError as error:
             await _answer(error, scope, receive, send)
             return

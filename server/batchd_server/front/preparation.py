@@ -1,4 +1,7 @@
-"""Where the work between body and items runs: at once when it is short, in a thread when it would hold others up."""
+"""Where the work on a request runs, from body to items and from outputs to answer.
+
+At once when it is short, in a thread when it would hold others up.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,11 +32,14 @@ class Preparation:
     async def run(self, model: str, body_bytes: int, work: Callable[[], T]) -> T:
         """Return `work()`, run inline or in the pool by what bodies of this model have cost so far."""
         expected_s = body_bytes * self._s_per_byte.get(model, _INITIAL_S_PER_BYTE)
+        return await self.placed(expected_s, partial(self._timed, model, body_bytes, work))
+
+    async def placed(self, expected_s: float, work: Callable[[], T]) -> T:
+        """Return `work()`, run inline or in the pool by how long it is expected to take."""
         if expected_s <= LONGEST_INLINE_S:
-            return self._timed(model, body_bytes, work)
-        loop = asyncio.get_running_loop()
+            return work()
         # in this request's context, so that what is logged there carries its id
-        return await loop.run_in_executor(self._pool, copy_context().run, self._timed, model, body_bytes, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, work)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return `work()`, run in the pool whatever it costs."""

@@ -14,11 +14,11 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 
 class RawRoute(APIRoute):
-    """Calls its endpoint with the request and nothing else. HEAD is GET, whose body the HTTP server leaves out."""
+    """Calls its endpoint with the request and nothing else. HEAD is GET, of whose answer only the headers are sent."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Return how well this route fits the request."""
@@ -26,7 +26,8 @@ class RawRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request."""
-        await super().handle(_head_as_get(scope), receive, send)
+        given = _head_as_get(scope)
+        await super().handle(given, receive, send if given is scope else _headers_of(send))
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the endpoint itself."""
@@ -36,6 +37,17 @@ class RawRoute(APIRoute):
 
 def _head_as_get(scope: Scope) -> Scope:
     return {**scope, "method": "GET"} if scope["type"] == "http" and scope["method"] == "HEAD" else scope
+
+
+def _headers_of(send: Send) -> Send:
+    """An answer ends with its headers: one that goes on, as a stream of events does, would never have an end."""
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_headers
 
 
 def raw_router(tag: str) -> APIRouter:

@@ -9,6 +9,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +41,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _client_id(scope) or secrets.token_hex(8)
+        request_id = client_id(scope["headers"]) or secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
         serving.set({"request_id": request_id, **_trace_ids(scope)})
         begun = time.monotonic()
@@ -76,8 +77,9 @@ class RequestIds:
             log_finished(scope, status, time.monotonic() - begun)
 
 
-def _client_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
+def client_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the id that the client sent, if it is well-formed."""
+    for name, value in headers:
         if name == b"x-request-id":
             return value.decode() if _ACCEPTED.fullmatch(value) else None
     return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -81,20 +83,33 @@ class Front:
         return Observation(self.observer, api)
 
     async def body(self, request: Request) -> bytes:
-        """Return the request's body, inflated where it was sent compressed.
+        """Return the request's body, inflated where it was sent compressed, for one who decodes it at once.
+
+        Raises:
+            ServingError: as `body_held`.
+        """
+        async with self.body_held(request) as body:
+            return body
+
+    @asynccontextmanager
+    async def body_held(self, request: Request) -> AsyncGenerator[bytes]:
+        """Give the request's body, inflated where it was sent compressed; it counts as incoming while this lasts.
 
         Raises:
             TooLarge: over `max_body_bytes`, as sent or inflated.
-            Unavailable: other bodies that are coming in take all of `max_incoming_bytes`.
+            Unavailable: other bodies take all of `max_incoming_bytes`.
             UnsupportedEncoding: compressed by a method that is not supported.
             BadRequest: damaged compressed data.
         """
         encoding = content_encoding(request)
         limit = self.settings.server.max_body_bytes
-        body = await read_body(request, limit, self.incoming)
-        if encoding is None:
-            return body
-        return await self.preparation.in_thread(lambda: inflate(body, encoding, limit))
+        with self.incoming.charge() as charge:
+            body = await read_body(request, limit, charge)
+            if encoding is not None:
+                num_sent = len(body)
+                body = await self.preparation.in_thread(partial(inflate, body, encoding, limit, charge.take))
+                charge.give_back(num_sent)
+            yield body
 
     async def prepare(self, model: str, body: bytes, work: Callable[[], T]) -> T:
         """Run the decoding and preprocessing of `body` where it does not hold up other requests."""

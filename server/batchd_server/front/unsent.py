@@ -1,9 +1,10 @@
-"""What a client has not taken yet of what was written to it, and how to take that back."""
+"""What the kernel knows of a client: what it has not taken yet of what was written to it, and whether it has left."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -32,3 +33,16 @@ def reset(transport: asyncio.WriteTransport) -> None:
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def has_left(transport: asyncio.WriteTransport) -> bool:
+    """Return whether the client has closed the connection, or its sending side; asks where nothing is read that tells.
+
+    Source: poll(2); POLLRDHUP is Linux's own, elsewhere only a connection that has failed is found.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), getattr(select, "POLLRDHUP", 0))  # errors and hang-ups are always told
+    return bool(poll.poll(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ BURST = 20
 PER_SECOND = 1.0
 MAX_PROBLEMS = 1000
 """Kept apart at once; beyond that the one not seen for longest is forgotten."""
+_ADDRESS = re.compile("0x[0-9a-f]+")
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class _Bucket:
 class Repeats:
     """A token bucket per problem. Two records are one problem if logger, template, exception, `model` and `code` agree.
 
+    Of a template counts the first line without addresses: event loops write the transport that failed into theirs.
     Not thread-safe: the handler that asks holds its own lock.
     """
 
@@ -53,4 +56,5 @@ class Repeats:
 def _problem(record: logging.LogRecord) -> tuple[object, ...]:
     kind = record.exc_info[0] if record.exc_info else None
     fields = vars(record)
-    return record.name, record.levelno, str(record.msg), kind, str(fields.get("model", "")), str(fields.get("code", ""))
+    template = _ADDRESS.sub("0x", str(record.msg).partition("\n")[0])
+    return record.name, record.levelno, template, kind, str(fields.get("model", "")), str(fields.get("code", ""))

@@ -63,23 +63,23 @@ def embedding_routes(front: Front) -> APIRouter:
     async def embeddings(request: Request) -> Response:
         """Embed texts or token ids."""
         with front.observed("openai") as observation:
-            body = await front.body(request)
-            asked = parse_embeddings_request(json_object(body))
-            try:
-                model = front.model(asked.model)
-            except NotFound as error:
-                raise NotFound(error.message, field="model", code="model_not_found") from error
-            observation.model = asked.model
-            timeout_s = explicit_timeout_s(
-                None, request.headers.get(TIMEOUT_HEADER), front.settings.server.max_request_timeout_s
-            )
-            embedder = _embedder(model, asked)
+            async with front.body_held(request) as body:
+                asked = parse_embeddings_request(json_object(body))
+                try:
+                    model = front.model(asked.model)
+                except NotFound as error:
+                    raise NotFound(error.message, field="model", code="model_not_found") from error
+                observation.model = asked.model
+                timeout_s = explicit_timeout_s(
+                    None, request.headers.get(TIMEOUT_HEADER), front.settings.server.max_request_timeout_s
+                )
+                embedder = _embedder(model, asked)
 
-            def prepare() -> tuple[Sequence[Tensors], int]:
-                items = embedding_items(model, embedder, asked, front.settings.server.max_items_per_request)
-                return items, sum(embedder.num_tokens(item) for item in items)
+                def prepare() -> tuple[Sequence[Tensors], int]:
+                    items = embedding_items(model, embedder, asked, front.settings.server.max_items_per_request)
+                    return items, sum(embedder.num_tokens(item) for item in items)
 
-            items, num_tokens = await front.prepare(asked.model, body, prepare)
+                items, num_tokens = await front.prepare(asked.model, body, prepare)
             answer = await front.infer(request, observation, items, api="openai", timeout_s=timeout_s)
             return _response(asked, embedder, answer, num_tokens)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import fastapi_offline
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from batchd_server.errors import NotFound
 from batchd_server.front.raw_route import raw_router
@@ -29,13 +30,18 @@ _FILES = {
 }
 
 
+@cache
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 def docs_routes(front: Front) -> APIRouter:
     """Return the page and the files that it loads; none of them are part of the description."""
     router = raw_router("Operation")
 
     async def page(request: Request) -> Response:
         """Show the routes."""
-        return FileResponse(_OURS / "docs.html", media_type="text/html", headers={"content-security-policy": POLICY})
+        return Response(_read(_OURS / "docs.html"), media_type="text/html", headers={"content-security-policy": POLICY})
 
     async def file(request: Request) -> Response:
         """Return a file of the page."""
@@ -43,7 +49,7 @@ def docs_routes(front: Front) -> APIRouter:
         if name not in _FILES:
             raise NotFound(f"there is nothing at {request.url.path}")
         path, media_type = _FILES[name]
-        return FileResponse(path, media_type=media_type, headers={"cache-control": "max-age=3600"})
+        return Response(_read(path), media_type=media_type, headers={"cache-control": "max-age=3600"})
 
     router.add_api_route("/docs", page, methods=["GET"], include_in_schema=False)
     router.add_api_route("/docs/{file}", file, methods=["GET"], include_in_schema=False)

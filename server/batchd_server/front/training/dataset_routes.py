@@ -109,7 +109,7 @@ async def _uploaded(front: Front, request: Request) -> Dataset:
     store = await front.training.call(lambda store: store)
     root = front.training.places.datasets
     try:
-        with _told():
+        with _told("body"):
             return await receive(_chunks(request), name=name, format=form, store=store, root=root, max_bytes=limit)
     except StoreError as error:
         raise front.training.failed(error) from error
@@ -121,12 +121,10 @@ async def _adopted(front: Front, request: Request) -> Dataset:
     if path is None:
         raise BadRequest("path must be given", field="path")
     root = front.training.places.data_root
-
-    def work(store: TrainingStore) -> Dataset:
-        with _told():
-            return adopt(path, name=name or PurePath(path).stem, format=form, store=store, data_root=root)
-
-    return await front.training.call(work)
+    with _told("path"):
+        return await adopt(
+            path, name=name or PurePath(path).stem, format=form, call=front.training.call, data_root=root
+        )
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -148,18 +146,18 @@ async def _found(front: Front, given: str, work: Callable[[TrainingStore], T]) -
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Give what is wrong with a dataset the status that a client expects."""
+def _told(content: str) -> Iterator[None]:
+    """Give what is wrong with a dataset the status that a client expects; `content` is the field that brought it."""
     try:
         yield
-    except StoreConflict as conflict:
+    except (StoreConflict, Conflict) as conflict:
         raise Conflict(str(conflict), field="name") from conflict
     except DatasetTooLargeError as error:
-        raise TooLarge(str(error), field="body") from error
+        raise TooLarge(str(error), field=content) from error
     except DatasetNotFoundError as error:
         raise NotFound(str(error), field="path") from error
     except DatasetError as error:
-        raise Unprocessable(str(error)) from error
+        raise Unprocessable(str(error), field=error.field or content) from error
     except DatasetStorageError as error:
         raise Unavailable(str(error), code=error.code, retry_after_s=60.0) from error
 
