@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,29 +62,33 @@ class Watch:
 
 def resident_mib(running: ChildDaemon) -> dict[int, float]:
     supervisor = psutil.Process(running.process.pid)
-    family = [supervisor, *supervisor.children(recursive=True)]
-    return {process.pid: process.memory_info().rss / 2**20 for process in family}
+    held: dict[int, float] = {}
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            held[process.pid] = process.memory_info().rss / 2**20
+    return held
 
 
-def payload() -> Payload:
-    encoded = encode_infer("light", {"x": np.ones((1, LENGTH), np.float32)})
+def payload(timeout_s: float | None) -> Payload:
+    encoded = encode_infer("light", {"x": np.ones((1, LENGTH), np.float32)}, timeout_s=timeout_s)
     return Payload(path=encoded.path, headers=encoded.headers, body=encoded.body, size=LENGTH)
 
 
-def open_loop(running: ChildDaemon, factor: float, seconds: float) -> LoadReport:
+def open_loop(running: ChildDaemon, factor: float, seconds: float, *, timeout_s: float | None = None) -> LoadReport:
+    """Offer `factor` times the capacity; a request that names no timeout has as long as the SLO."""
     load = OpenLoad(rate=factor * CAPACITY, duration_s=seconds, warmup_s=3.0, seed=3)
-    return run_open_loop(Target(url=running.url, timeout_s=60.0), [payload()], load, slo_s=SLO_S)
+    return run_open_loop(Target(url=running.url, timeout_s=60.0), [payload(timeout_s)], load, slo_s=SLO_S)
 
 
 def test_overload_costs_neither_goodput_nor_memory(tmp_path: Path) -> None:
     (tmp_path / "light_models.py").write_text(MODEL)
     config = CONFIG.format(fixed=FIXED_S, per_element=PER_ELEMENT_S, slo_ms=SLO_S * 1e3, max_queue_size=MAX_QUEUE)
     with daemon(tmp_path, config) as running:
-        alone = open_loop(running, 0.5, 5.0)
+        alone = open_loop(running, 0.5, 5.0, timeout_s=30.0)
         watch = Watch(running)
         with watch.looking():
             report = open_loop(running, FACTOR, SECONDS)
-        idle_again = open_loop(running, 0.3, 5.0)
+        idle_again = open_loop(running, 0.3, 5.0, timeout_s=30.0)
         settled = until_settled(running)
 
     assert set(alone.outcomes) == {"200"}

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +107,22 @@ def device_pid(url: str) -> int | None:
 async def under_fire(running: ChildDaemon) -> tuple[Shots, list[signal.Signals]]:
     """Send requests at the chosen load, and every period a signal that no process survives."""
     shots, fired = Shots(running.url), []
+    over = time.monotonic() + SHOOTING_S
 
     async def shoot(number: int) -> None:
         how = signal.SIGSTOP if number % 4 == 3 else signal.SIGKILL
-        pid = await asyncio.to_thread(device_pid, running.url)
-        if pid is not None:
-            os.kill(pid, how)
-            fired.append(how)
+        while time.monotonic() < over:
+            pid = await asyncio.to_thread(device_pid, running.url)
+            with suppress(ProcessLookupError):  # it has just died of itself: of a marked request
+                if pid is not None:
+                    os.kill(pid, how)
+                    fired.append(how)
+                    return
+            await asyncio.sleep(0.1)  # until there is one again
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(shots.fire(LOAD * CAPACITY, SHOOTING_S, marked_every=MARKED_EVERY, hurried=0.1, seed=1))
-        tasks.create_task(shoot_every(PERIOD_S, time.monotonic() + SHOOTING_S, shoot))
+        tasks.create_task(shoot_every(PERIOD_S, over, shoot))
     return shots, fired
 
 

@@ -51,7 +51,7 @@ def until_trouble(device: TrainingDevice, code: str) -> None:
 
 def test_a_lock_that_another_process_holds_is_waited_for(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    device = start(state)
+    device = start(state, learn_s=0.01)
     job = device.submit(max_steps=400)
     device.until_step(job, 3)
     other = sqlite3.connect(state / DATABASE, isolation_level=None)
@@ -88,11 +88,11 @@ def test_a_store_that_is_deleted_is_made_anew_and_its_jobs_are_gone(start: Start
 
 def test_garbage_in_the_place_of_the_store_is_told_and_jobs_go_on_when_it_is_back(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    device = start(state)
+    device = start(state, learn_s=0.02)
     job = device.submit(max_steps=200)
     device.until_step(job, 3)
     aside = state / "aside"
-    (state / DATABASE).rename(aside)
+    aside.hardlink_to(state / DATABASE)  # so that there is one at every moment
     (state / "garbage").write_bytes(b"no database, whatever its name says" * 500)
     (state / "garbage").rename(state / DATABASE)
     until_trouble(device, "store_damaged")
@@ -161,7 +161,7 @@ def test_a_disk_that_breaks_while_a_job_trains(start: Start, tmp_path: Path) -> 
     undisturbed = quiet.until_status(quiet.submit(**changes), JobStatus.SUCCEEDED)
     image, place = tmp_path / "image", tmp_path / "disk"
     with breaking_disk(image, place) as break_it:
-        device = start(place / "state")
+        device = start(place / "state", learn_s=0.05)
         job = device.submit(**changes)
         device.until_step(job, 12)
         break_it()
@@ -206,6 +206,7 @@ def test_the_end_does_not_wait_for_a_disk_that_stays_full(disk: SmallDisk, start
     device.until_step(job, 12)
     disk.fill()
     until_trouble(device, "disk_full")
+    disk.fill()  # what half a checkpoint gave back
     saved = device.store.checkpoints(job.id)[-1].step
     assert device.terminate() == 0
     disk.empty()

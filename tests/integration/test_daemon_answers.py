@@ -133,7 +133,7 @@ def test_the_openai_client_gets_the_same_embeddings(url: str, text_encoder: Mode
 
 def test_every_batch_left_a_record_that_explains_it(url: str, lines: Sequence[np.ndarray]) -> None:
     asyncio.run(all_at_once(url, "digit-lines", [{"image": image} for image in lines[:20]]))
-    records = httpx.get(f"{url}/v1/decisions", params={"limit": 5, "model": "digit-lines"}).json()["data"]
+    records = httpx.get(f"{url}/v1/decisions", params={"limit": 5, "model": "digit-lines"}, timeout=60).json()["data"]
     assert 1 <= len(records) <= 5
     for record in records:
         assert record["model"] == "digit-lines"
@@ -152,7 +152,7 @@ def test_every_batch_left_a_record_that_explains_it(url: str, lines: Sequence[np
 def test_a_bad_question_about_decisions_is_a_problem_document(
     url: str, query: dict[str, str], status: int, field: str
 ) -> None:
-    answer = httpx.get(f"{url}/v1/decisions", params=query)
+    answer = httpx.get(f"{url}/v1/decisions", params=query, timeout=60)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["field"] == field

@@ -63,7 +63,7 @@ async def ask_all(url: str, model: str, requests: list[dict[str, np.ndarray]]) -
 
 def decisions(url: str, model: str) -> list[dict[str, Any]]:
     query: dict[str, str | int] = {"model": model, "limit": 1000}
-    found: list[dict[str, Any]] = httpx.get(f"{url}/v1/decisions", params=query).json()["data"]
+    found: list[dict[str, Any]] = httpx.get(f"{url}/v1/decisions", params=query, timeout=60).json()["data"]
     return found
 
 

@@ -103,7 +103,7 @@ def test_bad_requests_are_refused_in_the_protocols_form(url: str, name: str) -> 
 
 def test_unknown_models_and_versions_are_not_found(url: str) -> None:
     for path in ("/v2/models/nope/infer", "/v2/models/digit-lines/versions/7/infer"):
-        answer = httpx.post(url + path, json={"inputs": [tensor()]})
+        answer = httpx.post(url + path, json={"inputs": [tensor()]}, timeout=60)
         assert answer.status_code == 404
         assert "error" in answer.json()
 
@@ -142,7 +142,7 @@ def test_neighbours_of_bad_requests_get_the_right_answers(url: str) -> None:
 def test_the_daemon_still_serves_after_all_that(url: str) -> None:
     image, labels = scan_lines(3, 1)[0]
     request = encode_infer("digit-lines", {"image": image[None]})
-    answer = httpx.post(url + request.path, content=request.body, headers=dict(request.headers))
+    answer = httpx.post(url + request.path, content=request.body, headers=dict(request.headers), timeout=60)
     assert answer.status_code == 200
-    assert httpx.get(url + "/v2/health/ready").status_code == 200
+    assert httpx.get(url + "/v2/health/ready", timeout=60).status_code == 200
     assert len(labels) == image.shape[1] // 8

@@ -35,6 +35,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[Settings], Device]]:
 
 
 Start = Callable[[Settings], Device]
+SLEEPER = {"sleeper": True}
 
 
 def test_answers_every_item_alike_whatever_batch_it_ran_in(start: Start) -> None:
@@ -119,19 +120,19 @@ def test_models_unload_and_load_again(start: Start) -> None:
 
 
 def test_a_deadline_that_passes_in_the_queue_is_answered_504(start: Start) -> None:
-    front = start(settings_with(double={"pause_s": 0.3})).front
+    front = start(settings_with(double=SLEEPER)).front
     front.until(front.ready)
-    front.occupy(1)
+    front.occupy(1, 5.0)
     front.offer(2, [1.0] * 40, deadline_s=0.05)
     front.until(lambda: len(front.answers) == 2)
-    assert front.output(1)[0] == 2.0
+    assert front.output(1)[0] == -10.0
     assert front.error(2)[0] in {429, 504}  # refused at once, or expired behind the first
 
 
 def test_a_cancelled_request_is_not_answered(start: Start) -> None:
-    front = start(settings_with(double={"pause_s": 0.3})).front
+    front = start(settings_with(double=SLEEPER)).front
     front.until(front.ready)
-    front.occupy(1)
+    front.occupy(1, 5.0)
     front.offer(2, [1.0] * 40)
     front.say(Cancel(request=2))
     front.offer(3, [1.0] * 40)
@@ -141,19 +142,21 @@ def test_a_cancelled_request_is_not_answered(start: Start) -> None:
 
 def test_sigterm_finishes_what_was_admitted_and_saves_what_was_learned(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    device = start(settings_with(state=state, slo_ms=30_000, double={"pause_s": 1.0}))
+    device = start(settings_with(state=state, slo_ms=30_000, drain_timeout_s=30.0, double=SLEEPER))
     front = device.front
     front.until(front.ready)
+    front.occupy(4, 6.0)  # time enough to be refused in
     for number in range(4):
         front.offer(number, [1.0] * (8 * (number + 1)))
-    front.until(lambda: bool(front.answers))  # the others run for another second: time enough to be refused in
+    front.control("status")  # it is answered after these have been heard
     device.process.send_signal(signal.SIGTERM)
     front.until(lambda: front.state is not None and front.state.draining)
     front.offer(9, [1.0])
-    front.until(lambda: len(front.answers) == 5)
+    front.until(lambda: len(front.answers) == 6)
     assert front.error(9)[:2] == (503, "draining")
     for number in range(4):
         np.testing.assert_array_equal(front.output(number), [2.0] * (8 * (number + 1)))
+    assert front.output(4)[0] == -12.0
     assert device.process.wait(20) == 0
     saved = json.loads((state / "cost-models" / "double.json").read_text())
     assert saved["circumstances"]["entrypoint"] == "toy_models:Doubler"
@@ -166,10 +169,10 @@ def test_sigterm_finishes_what_was_admitted_and_saves_what_was_learned(start: St
 
 
 def test_a_drain_that_takes_too_long_answers_503(start: Start) -> None:
-    device = start(settings_with(drain_timeout_s=0.1, double={"pause_s": 1.5}))
+    device = start(settings_with(drain_timeout_s=0.1, double=SLEEPER))
     front = device.front
     front.until(front.ready)
-    front.occupy(1)
+    front.occupy(1, 60.0)
     device.process.send_signal(signal.SIGTERM)
     front.until(lambda: bool(front.answers))
     assert front.error(1)[:2] == (503, "draining")

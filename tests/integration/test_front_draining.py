@@ -20,7 +20,10 @@ GET = b"GET %s HTTP/1.1\r\nhost: test\r\n\r\n"
 
 
 class Said:
-    """Implements `Closing`, and the application: `/slow` waits for `release`, `/deaf` for nobody."""
+    """Implements `Closing`, and the application: `/slow` waits for `release`, `/deaf` for nobody.
+
+    Who comes after `begin_drain` is refused.
+    """
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -41,12 +44,12 @@ class Said:
         self.release.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        status = 200
+        status = 503 if "begin_drain" in self.heard else 200
         self.begun += 1
         try:
             if scope["path"] == "/slow":
                 await self.release.wait()
-                status = 503 if "abandon" in self.heard else 200
+                status = 503 if "abandon" in self.heard else status
             elif scope["path"] == "/deaf":
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -64,7 +67,14 @@ class Rig:
         self.shared = socket.create_server(("127.0.0.1", 0))
         self.shared.setblocking(False)
         self.server = Server(
-            uvicorn.Config(self.said, http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                self.said,
+                http="httptools",
+                lifespan="off",
+                log_config=None,
+                timeout_graceful_shutdown=1,
+                timeout_keep_alive=int(PATIENCE_S),  # nobody is closed for being idle
+            )
         )
         self.draining = Draining(self.server, self.said, drain_timeout_s)
 
@@ -150,15 +160,31 @@ async def test_a_draining_front_accepts_until_what_was_admitted_is_done() -> Non
     async with served() as rig:
         admitted = await rig.waiting_client()
         rig.draining.stop()
+        await rig.until(lambda: rig.said.heard)
         for _ in range(3):
             late = await rig.connect()
             late.ask()
-            assert (await late.answer())[1]
+            assert await late.answer() == (503, True)
             await late.closes()
         assert rig.said.heard == ["begin_drain"]
         rig.said.release.set()
         assert await admitted.answer() == (200, True)
         await admitted.closes()
+
+
+async def test_what_was_sent_before_the_stop_is_admitted_though_nobody_had_read_it() -> None:
+    async with served() as rig:
+        known = await rig.connect()
+        known.ask()
+        assert await known.answer() == (200, False)
+        # from here to the stop the server does not run
+        known.ask()
+        new = socket.create_connection(rig.shared.getsockname())
+        new.sendall(GET % b"/")
+        rig.draining.stop()
+        for client in (known, Client(*await asyncio.open_connection(sock=new))):
+            assert await client.answer() == (200, True)
+            await client.closes()
 
 
 async def test_what_takes_too_long_is_answered_before_the_end() -> None:

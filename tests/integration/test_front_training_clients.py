@@ -33,7 +33,7 @@ def client(served: tuple[str, TrainingStore]) -> Iterator[openai.OpenAI]:
 
 
 def submit(url: str, **changes: Any) -> str:
-    answer = httpx.post(f"{url}/v1/training/jobs", json={**JOB, **changes})
+    answer = httpx.post(f"{url}/v1/training/jobs", json={**JOB, **changes}, timeout=60)
     assert answer.status_code == 201, answer.text
     job: str = answer.json()["id"]
     return job
@@ -79,7 +79,7 @@ def test_openai_s_client_drives_a_job_from_beginning_to_end(
     store.update(job.id, status=JobStatus.RUNNING)
     store.add_event(job.id, "validation", {"step": 3, "loss": 0.5})
     assert jobs.retrieve(job.id).status == "running"
-    assert httpx.get(f"{url}/v1/training/jobs/{job.id}").json()["metadata"] == {"owner": "me"}
+    assert httpx.get(f"{url}/v1/training/jobs/{job.id}", timeout=60).json()["metadata"] == {"owner": "me"}
     newest = jobs.list_events(job.id, limit=1)
     assert newest.has_more
     assert [event.message for event in jobs.list_events(job.id)] == ["validation: step 3, loss 0.5", "created"]
@@ -132,7 +132,7 @@ def test_a_request_that_is_sent_again_makes_one_job(served: tuple[str, TrainingS
     answers: list[httpx.Response] = []
 
     def post() -> None:
-        answers.append(httpx.post(f"{url}/v1/training/jobs", json=JOB, headers={"Idempotency-Key": "mine"}))
+        answers.append(httpx.post(f"{url}/v1/training/jobs", json=JOB, headers={"Idempotency-Key": "mine"}, timeout=60))
 
     threads = [threading.Thread(target=post) for _ in range(6)]
     for thread in threads:
@@ -194,7 +194,7 @@ def test_a_job_that_ended_long_ago_is_told_and_done(served: tuple[str, TrainingS
     answer = httpx.get(f"{url}/v1/training/jobs/{job}/events", headers=headers, timeout=30)
     assert list(read_events(answer)) == []
     for wrong in ("x", "-1", "1.5", "9" * 30):
-        refused = httpx.get(f"{url}/v1/training/jobs/{job}/events", headers={"Last-Event-ID": wrong})
+        refused = httpx.get(f"{url}/v1/training/jobs/{job}/events", headers={"Last-Event-ID": wrong}, timeout=60)
         assert refused.status_code == 400
 
 

@@ -132,7 +132,8 @@ def test_a_stall_shows_in_the_response_time_though_the_service_time_hides_it(toy
     report = run_open_loop(target, payloads(toy), OpenLoad(rate=50.0, count=100))
     assert report.service is not None
     assert report.response is not None
-    assert sum(sample.service_s > 0.5 for sample in report.samples) == 1
+    # one, and those during which this process, which is also the server, was paused for so long
+    assert sum(sample.service_s > 0.5 for sample in report.samples) in (1, 2, 3)
     assert sum(sample.response_s > 0.5 for sample in report.samples) > 10
     assert report.response.p90 > report.service.p90 + 0.3
 
@@ -151,8 +152,8 @@ def test_a_refusal_is_counted_with_its_code_and_never_sent_again(toy: Toy) -> No
 
 
 def test_a_silent_server_is_given_up_after_the_timeout(toy: Toy) -> None:
-    toy.stall_at, toy.stall_s = 1, 1.5
-    report = run_open_loop(Target(url=toy.url, timeout_s=0.6), payloads(toy), OpenLoad(rate=100.0, count=10))
+    toy.stall_at, toy.stall_s = 1, 6.0  # so long that no pause of this process, which is also the server, takes part
+    report = run_open_loop(Target(url=toy.url, timeout_s=3.0), payloads(toy), OpenLoad(rate=100.0, count=10))
     assert report.outcomes["timeout"] == 1
     assert report.succeeded == 9
 

@@ -49,7 +49,7 @@ entrypoint = "fragile_model:Fragile"
 batching.slo_ms = 60000
 """
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def ask(url: str, first: int, request_id: str) -> httpx.Response:

@@ -218,7 +218,7 @@ def test_a_prediction_that_takes_too_long_ends_within_its_bound(caplog: pytest.L
     begun = time.monotonic()
     with caplog.at_level(logging.INFO):
         assert predict_peaks("net", model, CPU, planned_batches(model, ModelPolicy()), 0.2) == ()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     (line,) = (record.getMessage() for record in caplog.records)
     assert "takes longer than 0.2 s" in line
 

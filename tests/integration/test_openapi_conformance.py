@@ -62,7 +62,9 @@ def test_the_daemon_does_what_its_description_says(running: ChildDaemon, tmp_pat
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "SCHEMATHESIS_HOOKS": "schemathesis_hooks"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
-    operations = sum(len(methods) for methods in httpx.get(f"{running.url}/openapi.json").json()["paths"].values())
+    operations = sum(
+        len(methods) for methods in httpx.get(f"{running.url}/openapi.json", timeout=60).json()["paths"].values()
+    )
     assert f"Tested: {operations}\n" in done.stdout  # none was skipped or could not be read
     log = running.log.read_text()
     assert "failed unexpectedly" not in log
@@ -70,11 +72,11 @@ def test_the_daemon_does_what_its_description_says(running: ChildDaemon, tmp_pat
 
 
 def test_405_names_all_methods_of_a_path(running: ChildDaemon) -> None:
-    for path, methods in httpx.get(f"{running.url}/openapi.json").json()["paths"].items():
+    for path, methods in httpx.get(f"{running.url}/openapi.json", timeout=60).json()["paths"].items():
         known = {method.upper() for method in methods}
         known |= {"HEAD"} if "GET" in known else set()
         # "/v2/models/stats" is also the name of a model, as far as the pattern of a path goes
         place = running.url + path.replace("{", "").replace("}", "")
-        answer = httpx.request("PATCH", place, headers={"Authorization": f"Bearer {KEY}"})
+        answer = httpx.request("PATCH", place, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
         assert answer.status_code == 405
         assert set(answer.headers["allow"].split(", ")) == known, path

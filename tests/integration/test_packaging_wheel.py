@@ -98,7 +98,7 @@ def test_the_server_extra_gives_a_daemon_that_answers(wheel: Path, tmp_path: Pat
         "import sys, numpy as np\n"
         "from batchd_client import Client\n"
         "with Client(sys.argv[1]) as client:\n"
-        "    print(client.infer('digit-lines', {'image': np.zeros((1, 8, 24), np.float32)}))\n"
+        "    print(client.infer('digit-lines', {'image': np.zeros((1, 8, 24), np.float32)}, timeout_s=60))\n"
     )
     with child_daemon(tmp_path / "daemon.log", python=str(bin_folder / "python")) as daemon:
         answer = run(bin_folder / "python", "-c", ask, daemon.url, cwd=tmp_path)

@@ -19,10 +19,17 @@ DEMO = [sys.executable, "-m", "batchd_server.cli.main", "demo"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
 
 
-def gone(pids: list[int], within_s: float = 20.0) -> bool:
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone(pids: list[int], within_s: float = 60.0) -> bool:
     give_up = time.monotonic() + within_s
     while time.monotonic() < give_up:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        if not any(runs(pid) for pid in pids):
             return True
         time.sleep(0.1)
     return False

@@ -38,6 +38,9 @@ name = "cpu"
 
 [state]
 directory = "state"
+
+[defaults.batching]
+slo_ms = 60000
 """
     + TOML
 )

@@ -79,7 +79,7 @@ async def test_with_no_device_in_sight_a_request_ends_at_its_deadline(address: s
         begun = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await dispatcher.infer(request_of(1, timeout_s=0.2))
-        assert 0.15 < time.monotonic() - begun < 5
+        assert 0.15 < time.monotonic() - begun < 20
 
 
 @pytest.mark.asyncio

@@ -86,7 +86,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
         device=DeviceSettings(policy="window:200:8"),
         models={
             "double": ModelSettings(entrypoint="toy_models:Doubler", options={"limit": 40}, batching=batching),
-            "slow": ModelSettings(entrypoint="toy_models:Doubler", options={"pause_s": 1.5}, batching=batching),
+            "slow": ModelSettings(entrypoint="toy_models:Doubler", options={"sleeper": True}, batching=batching),
         },
     )
     made = Device(tmp_path_factory.mktemp("classic") / "device", settings)
@@ -113,12 +113,12 @@ def test_a_classic_batch_that_runs_out_of_memory_is_halved_until_it_fits(device:
 def test_a_classic_rule_refuses_and_expires_as_the_daemon_promises(device: Device) -> None:
     front = device.front
     front.offer(11, [1.0] * 501)
-    front.offer(12, [1.0], model="slow", deadline_s=None)
+    front.offer(12, [-5.0], model="slow")
     front.until(lambda: (11, 0) in front.answers)
     assert front.error(11)[:2] == (413, "too_large")
     front.until(lambda: front.control("status").result["queue"]["running_batch"] is not None)
     front.offer(13, [2.0], deadline_s=0.3)
     front.until(lambda: {(12, 0), (13, 0)} <= front.answers.keys())
     assert front.error(13)[:2] == (504, "deadline_exceeded")
-    assert front.output(12).tolist() == [2.0]
+    assert front.output(12).tolist() == [-10.0]
     assert front.control("status").result["policy"] == "window:200:8"

@@ -20,6 +20,7 @@ batching.slo_ms = 5000
 
 [models.other]
 entrypoint = "batchd_server.models.digit_lines:DigitLines"
+batching.slo_ms = 5000
 
 [state]
 directory = "state"

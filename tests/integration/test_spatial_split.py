@@ -27,6 +27,8 @@ directory = "{state}"
 split = "{split}"
 [models.digit-lines]
 entrypoint = "batchd_server.models.digit_lines:DigitLines"
+[defaults.batching]
+slo_ms = 60000
 """
 JOB: dict[str, Any] = {
     "max_steps": 8,
@@ -36,7 +38,7 @@ JOB: dict[str, Any] = {
     "validation": {"every_steps": 4},
     "checkpoint": {"every_steps": 4},
 }
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 @contextmanager

@@ -15,7 +15,14 @@ from supervised_rig import BROKEN, DIES, HANG, LOST, REFUSE, TOO_LARGE, Client, 
 from batchd_server.cli.child_daemon import ChildDaemon
 from batchd_server.device.failures import EXIT_DEVICE_LOST, EXIT_HUNG
 
-HANG_TIMEOUT_S = 3.0
+HANG_TIMEOUT_S = 8.0
+
+
+def has_imported(process: psutil.Process) -> bool:
+    try:
+        return bool(process.memory_info().rss > 100 * 2**20)
+    except psutil.Error:
+        return False
 
 
 def is_spare(process: psutil.Process, device: int) -> bool:
@@ -60,7 +67,7 @@ def test_a_dead_device_process_is_replaced_again_and_again_and_nobody_waits_in_v
     assert supervision["deaths"] == deaths + 4
     assert (supervision["last_exit"], supervision["last_death"]) == (-9, "was killed by SIGKILL")
     until(lambda: client.status()["supervision"]["state"] == "running", "it counts as running")
-    assert "batchd_device_restarts_total 4.0" in client._http.get("/metrics").text
+    assert f"batchd_device_restarts_total {deaths + 4:.1f}" in client._http.get("/metrics").text
 
 
 def test_a_killed_spare_process_is_replaced_and_counts_as_no_death(running: ChildDaemon, client: Client) -> None:
@@ -69,7 +76,7 @@ def test_a_killed_spare_process_is_replaced_and_counts_as_no_death(running: Chil
         return [child for child in psutil.Process(running.process.pid).children() if is_spare(child, device)]
 
     def one_that_has_imported() -> bool:
-        return any(spare.memory_info().rss > 100 * 2**20 for spare in spares())
+        return any(has_imported(spare) for spare in spares())
 
     until(one_that_has_imported, "there is a spare process")
     before = client.status()["supervision"]["deaths"]
@@ -90,13 +97,13 @@ def test_a_stopped_device_process_is_replaced(client: Client) -> None:
     assert answer(client.total(1.0, 2.0)) == 3.0
     supervision = client.status()["supervision"]
     assert supervision["last_pid"] == device.pid
-    assert "no sign of life for 3 s" in supervision["last_death"]
+    assert f"no sign of life for {HANG_TIMEOUT_S:g} s" in supervision["last_death"]
 
 
 def test_a_batch_that_does_not_end_ends_the_process(client: Client) -> None:
     device = client.device()
     with ThreadPoolExecutor() as pool:
-        hanging = pool.submit(client.total, HANG, timeout_ms=8_000)
+        hanging = pool.submit(client.total, HANG, timeout_ms=30_000)
         until(lambda: not device.is_running(), "it ends itself")
         assert answer(client.total(4.0, 5.0)) == 9.0
         assert hanging.result().status_code >= 500
@@ -160,8 +167,8 @@ def test_a_front_process_dies_alone(running: ChildDaemon) -> None:
     (doomed, its_client), (other, client) = clients.items()
     bystander = next(each for each in all_clients if each not in (its_client, client))
     with ThreadPoolExecutor() as pool:
-        lost = pool.submit(its_client.total, -2.0)
-        kept = pool.submit(client.total, -1.0, 3.0)
+        lost = pool.submit(its_client.total, -5.0)
+        kept = pool.submit(client.total, -5.0, 7.0)
         until(lambda: bystander.status()["queue"]["open_items"] == 2, "both have reached the device process")
         psutil.Process(doomed).kill()
         assert answer(kept.result()) == 2.0

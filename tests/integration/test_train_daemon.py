@@ -26,7 +26,7 @@ directory = "state"
 entrypoint = "batchd_server.models.digit_lines:DigitLines"
 """
 SUBMIT = (
-    "submit", "--model", "digit-lines", "--dataset", "digit-lines", "--max-steps", "40", "--schedule", "linear",
+    "submit", "--model", "digit-lines", "--dataset", "digit-lines", "--max-steps", "200", "--schedule", "linear",
     "--set", "every_examples=320", "--set", "start=16", "--min", "16", "--max", "64", "--initial", "16",
     "--lr", "0.003", "--set", "checkpoint.every_steps=10", "--set", "validation.every_steps=10",
 )  # fmt: skip
@@ -88,19 +88,19 @@ def check_events(events: list[dict[str, Any]]) -> None:
 
 
 def check_job(url: str, job: dict[str, Any]) -> None:
-    assert (job["status"], job["progress"]["step"]) == ("succeeded", 40)
+    assert (job["status"], job["progress"]["step"]) == ("succeeded", 200)
     with Client(url) as client:
         steps = client.training.metrics(job["id"])
-        assert [step.step for step in steps] == list(range(1, 41))
+        assert [step.step for step in steps] == list(range(1, 201))
         assert steps[-1].examples == sum(step.batch_size or 0 for step in steps)
         losses = [step.loss for step in steps if step.loss is not None]
-        assert len(losses) == 40
+        assert len(losses) == 200
         assert sum(losses[-10:]) < sum(losses[:10])
         changes = [commit for commit in client.training.journal(job["id"]) if commit.changed]
         assert changes
         assert {commit.size for commit in changes} <= set(range(16, 65))
         saved = client.training.checkpoints(job["id"])
-        assert saved[-1].step == 40
+        assert saved[-1].step == 200
         assert sum(checkpoint.best for checkpoint in saved) == 1
         (best,) = [checkpoint.step for checkpoint in saved if checkpoint.best]
         told = subprocess.run(train(url, "promote", job["id"]), capture_output=True, text=True, timeout=60, check=False)

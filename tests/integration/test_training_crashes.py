@@ -50,7 +50,7 @@ def lives(tmp_path: Path) -> Iterator[Lives]:
 
 def test_a_job_that_crashes_every_process_ends_and_the_service_goes_on(lives: Lives) -> None:
     lives.device.front.until(lives.device.front.ready)
-    job = lives.device.submit(max_steps=5)
+    job = lives.device.queue(max_steps=5)  # a process that is told may crash before it answers
     assert [lives.die() for _ in range(3)] == [-signal.SIGSEGV] * 3
     failed = lives.device.until_status(job, JobStatus.FAILED)
     assert failed.reason is not None

@@ -22,6 +22,7 @@ def config(folder: Path) -> str:
     return (
         f'[server]\nport = 0\n[state]\ndirectory = "{folder}/state"\n'
         f'[training]\ndata_root = "{folder}/data"\nuploads_max_bytes = {LIMIT}\n'
+        "[defaults.batching]\nslo_ms = 60000\n"
     )
 
 

@@ -54,7 +54,7 @@ def test_a_job_runs_between_requests_and_its_losses_do_not_show_it(start: Start,
     alone = start(tmp_path / "alone")
     first = alone.until_status(alone.submit(max_steps=40), JobStatus.SUCCEEDED)
 
-    shared = start(tmp_path / "shared")
+    shared = start(tmp_path / "shared", learn_s=0.05)
     second = shared.submit(max_steps=40)
     rounds = 0
     while not shared.job(second).status.final:
@@ -83,7 +83,7 @@ def test_a_job_runs_between_requests_and_its_losses_do_not_show_it(start: Start,
 
 
 def test_several_jobs_share_the_device(start: Start) -> None:
-    device = start(learn_s=0.002)
+    device = start(learn_s=0.02)
     jobs = [device.submit(max_steps=60, seed=seed) for seed in (1, 2)]
     device.until(lambda: all(device.job(job).progress.step > 5 for job in jobs))
     assert not any(device.job(job).status.final for job in jobs), "one waited for the other"
@@ -179,7 +179,7 @@ def test_killed_at_any_moment_a_job_ends_with_the_same_bits(start: Start, tmp_pa
 
 
 def test_an_orderly_end_saves_what_was_reached(start: Start, tmp_path: Path) -> None:
-    device = start(learn_s=0.002)
+    device = start(learn_s=0.03)
     job = device.submit(max_steps=120, checkpoint={"every_steps": 1000, "keep": 1})
     device.until_step(job, 4)
     assert device.terminate() == 0

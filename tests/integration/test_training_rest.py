@@ -52,7 +52,12 @@ class Watched:
         return status
 
     def becomes(self, status: str) -> None:
-        assert until(lambda: self.get()["status"] in (status, "failed") and self.get()["status"]) == status, self.get()
+        def settled() -> Any:
+            job = self.get()
+            return job if job["status"] in (status, "failed") else None
+
+        job = until(settled)
+        assert job["status"] == status, job
 
     def steps(self, more_than: int) -> int:
         """The last step's number, once it is larger than that."""

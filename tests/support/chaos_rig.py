@@ -83,7 +83,8 @@ class Shots:
     async def fire(self, rate: float, duration_s: float, *, marked_every: int, hurried: float, seed: int) -> None:
         """Send at `rate` per second, Poisson; every `marked_every`th is deadly, a share `hurried` has little time."""
         rng = random.Random(seed)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        # the front closes connections that are idle for 5 s: none is taken up that may be closed just now
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=1.0)
         client = httpx.AsyncClient(base_url=self.url, timeout=GIVE_UP_S, limits=limits)
         async with client, asyncio.TaskGroup() as tasks:
             begun, due, number = time.monotonic(), 0.0, 0
@@ -135,9 +136,11 @@ def _judged(answer: httpx.Response, x: np.ndarray[Any, Any], shot: str) -> dict[
 
 
 async def shoot_every(period_s: float, until: float, shoot: Callable[[int], Awaitable[None]]) -> None:
-    """Call `shoot` with 0, 1, 2... every `period_s` until the monotonic time `until`."""
+    """Call `shoot` with 0, 1, 2... every `period_s` until the monotonic time `until`; half of that lies between two."""
     number, begun = 0, time.monotonic()
-    while (due := begun + (number + 1) * period_s) < until:
+    due = begun + period_s
+    while due < until:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         await shoot(number)
         number += 1
+        due = max(begun + (number + 1) * period_s, time.monotonic() + period_s / 2)

@@ -34,7 +34,8 @@ JOB: dict[str, Any] = {
 }
 
 
-def config(folder: Path, state: Path, *, learn_s: float = 0.004) -> str:
+def config(folder: Path, state: Path, *, learn_s: float = 0.05) -> str:
+    """Serve and train the rig's model; its steps take so long that a job is still at work when a test acts upon it."""
     folder.mkdir(exist_ok=True)
     shutil.copy(Path(__file__).with_name("trainable_rig.py"), folder)
     (folder / "chaos_model.py").write_text(MODEL)

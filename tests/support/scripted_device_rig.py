@@ -27,7 +27,7 @@ from batchd_server.link.messages import (
     Offer,
 )
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 class Identity:
@@ -121,7 +121,8 @@ def device_at(address: str, incarnation: str = "first", **options: Any) -> Itera
 
 @asynccontextmanager
 async def dispatcher_to(address: str) -> AsyncIterator[LinkDispatcher]:
-    dispatcher = LinkDispatcher(address, {"m": Identity()})  # type: ignore[dict-item]
+    # the scripted device says once that it is there, and is not to be given up for that
+    dispatcher = LinkDispatcher(address, {"m": Identity()}, hang_timeout_s=WITHIN_S)  # type: ignore[dict-item]
     dispatcher.open()
     try:
         yield dispatcher

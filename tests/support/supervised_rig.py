@@ -85,7 +85,7 @@ class Client:
     """One connection to the daemon."""
 
     def __init__(self, daemon: ChildDaemon) -> None:
-        self._http = httpx.Client(base_url=daemon.url, timeout=90.0)
+        self._http = httpx.Client(base_url=daemon.url, timeout=180.0)
 
     def total(self, *numbers: float, timeout_ms: int = 60_000) -> httpx.Response:
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(numbers)], "data": list(numbers)}

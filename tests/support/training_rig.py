@@ -116,7 +116,13 @@ class TrainingDevice(Device):
         self.store = TrainingStore.open(self.places.database)
 
     def submit(self, **changes: Any) -> Job:
-        """Queue a job of the rig's model; `changes` are as in its JSON."""
+        """Queue a job and tell the process."""
+        job = self.queue(**changes)
+        self.front.control("training")
+        return job
+
+    def queue(self, **changes: Any) -> Job:
+        """Queue a job of the rig's model, which the process finds by itself; `changes` are as in its JSON."""
         base: dict[str, Any] = {
             "model": "rows",
             "dataset": "digit-lines",  # the rig's model brings its own examples
@@ -124,9 +130,7 @@ class TrainingDevice(Device):
             "optimizer": {"name": "adamw", "lr": 0.05},
             "batching": {"initial": 24, "min": 8, "max": 64},
         }
-        job = self.store.create_job(JobSpec.model_validate(base | changes))
-        self.front.control("training")
-        return job
+        return self.store.create_job(JobSpec.model_validate(base | changes))
 
     def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait while the front's connection is served."""

@@ -159,6 +159,17 @@ def test_debug_lines_are_never_left_out() -> None:
     assert {repeats.passed(_record("x", level=logging.DEBUG)) for _ in range(5 * BURST)} == {0}
 
 
+@pytest.mark.parametrize(
+    "about", ["Fatal error on transport <UVTransport {}>\nhandle: {}", "Fatal error\nprotocol: {}"]
+)
+def test_objects_in_a_message_do_not_make_problems_of_their_own(about: str) -> None:
+    repeats = Repeats(Clock())
+    messages = (about.replace("{}", hex(0x7F3A_0000_1000 + number)) for number in range(5 * BURST))
+    passed = [repeats.passed(_record(message)) for message in messages]
+    assert passed == [0] * BURST + [None] * (4 * BURST)
+    assert repeats.passed(_record("Fatal flaw on transport <UVTransport 0x7f>")) == 0
+
+
 def test_the_problems_kept_apart_are_bounded() -> None:
     repeats = Repeats(Clock())
     for number in range(3 * MAX_PROBLEMS):

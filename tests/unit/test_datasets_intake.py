@@ -9,9 +9,10 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
 from dataset_files import npy, picture, zipped
@@ -30,6 +31,8 @@ from batchd_server.training.datasets.problems import (
 )
 from batchd_server.training.records import Dataset
 from batchd_server.training.store import Conflict, TrainingStore
+
+T = TypeVar("T")
 
 MAX_BYTES = 1 << 20
 ROWS = b'{"x": [1, 2], "y": 0}\n{"x": [3], "y": 1}\n'
@@ -261,7 +264,14 @@ def data_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def take_path(store: TrainingStore, data_root: Path) -> Callable[[str], Dataset]:
-    return partial(adopt, name="mine", format=None, store=store, data_root=data_root)
+    return partial(taken_from, store, data_root)
+
+
+def taken_from(store: TrainingStore, data_root: Path | None, path: str) -> Dataset:
+    async def call(work: Callable[[TrainingStore], T]) -> T:
+        return await anyio.to_thread.run_sync(work, store)
+
+    return run(adopt(path, name="mine", format=None, call=call, data_root=data_root))
 
 
 @pytest.mark.parametrize("path", ["sub/rows.jsonl", "./sub/../sub/rows.jsonl", "good"])
@@ -321,7 +331,24 @@ def test_a_path_needs_something_there_and_a_data_root(
     with pytest.raises(DatasetNotFoundError, match="nothing at 'nowhere'"):
         take_path("nowhere")
     with pytest.raises(DatasetError, match="data_root"):
-        adopt("sub/rows.jsonl", name="mine", format=None, store=store, data_root=None)
+        taken_from(store, None, "sub/rows.jsonl")
+
+
+@pytest.mark.parametrize("way", ["{}", "up/{}", "../{}", "dangling/../{}"])
+def test_whether_something_is_outside_the_data_root_is_not_told(
+    store: TrainingStore, data_root: Path, way: str
+) -> None:
+    outside = data_root.parent
+    (data_root / "dangling").symlink_to(outside / "absent" / "folder")
+    (outside / "itself").symlink_to(outside / "itself")
+    messages = set()
+    for name in ("secret.jsonl", "absent", "absent/of/that", "secret.jsonl/x", "itself"):
+        path = way.format(outside / name if way == "{}" else name)
+        with pytest.raises(DatasetError) as raised:
+            taken_from(store, data_root, path)
+        assert raised.value.field == "path"
+        messages.add((type(raised.value), str(raised.value).replace(repr(path), "...")))
+    assert messages == {(DatasetError, "... leads out of the data root")}
 
 
 # ---- in a process of its own -----------------------------------------------------------------------------------------
