@@ -85,6 +85,19 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.store.close()
 
 
+def test_a_checkpoint_that_nobody_had_time_to_note_is_noted_with_the_next(desk: Desk) -> None:
+    """It may be the best, which stays, and could not be promoted otherwise."""
+    desk.save(7, keep=2)
+    best = replace(SNAPSHOT, step=14, validation_accuracy=0.9)
+    path, num_bytes = desk.folder.write(best)  # and there its process is killed
+    for step in (21, 28, 35):
+        desk.save(step, keep=2)
+    assert desk.saved() == [14, 28, 35]
+    noted = desk.store.checkpoints(desk.job)[0]
+    assert (noted.path, noted.bytes, noted.validation_accuracy, noted.best) == (path, num_bytes, 0.9, True)
+    assert [checkpoint.best for checkpoint in desk.store.checkpoints(desk.job)] == [True, False, False]
+
+
 @pytest.mark.parametrize("keep", [1, 2])
 def test_checkpoints_of_a_life_that_was_given_up_go_when_the_next_one_is_saved(desk: Desk, keep: int) -> None:
     for step in (400, 500):

@@ -280,7 +280,10 @@ class Bookkeeper:
         with store.together():
             store.add_checkpoint(save.job, checkpoint)
             store.add_event(save.job, "checkpoint", {"step": snapshot.step})
-            for step in {*dropped, *(saved.step for saved in store.checkpoints(save.job) if saved.step not in there)}:
+            known = {saved.step for saved in store.checkpoints(save.job)}
+            for step in sorted({*there} - {*dropped} - known):  # a process was killed before it noted them
+                store.add_checkpoint(save.job, folder.checkpoint(step, best=best == step))
+            for step in {*dropped, *(known - {*there})}:
                 store.drop_checkpoint(save.job, step)
         for step in dropped:
             folder.remove(step)

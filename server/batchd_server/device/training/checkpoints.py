@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from batchd_server.device.training.train_report import Snapshot
+from batchd_server.training.records import Checkpoint
 from batchd_server.training.trouble import os_error
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,26 @@ class JobFolder:
                 score = (0.0 if accuracy is None else accuracy, -loss if accuracy is None else 0.0, step)
                 best = score if best is None else max(best, score)
         return None if best is None else best[-1]
+
+    def checkpoint(self, step: int, *, best: bool) -> Checkpoint:
+        """Return what the store is told of a saved state; of a damaged one the accuracy is not known.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
+        path = self.path / f"step-{step}"
+        try:
+            accuracy = json.loads((path / STATE).read_bytes())["validation"][1]
+        except (*_DAMAGE, FileNotFoundError):
+            accuracy = None
+        return Checkpoint(
+            step=step,
+            path=path,
+            created=path.stat().st_mtime,
+            bytes=sum(file.stat().st_size for file in path.iterdir()),
+            validation_accuracy=accuracy,
+            best=best,
+        )
 
     def remove(self, step: int) -> None:
         """Delete a checkpoint."""
