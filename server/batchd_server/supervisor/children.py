@@ -112,7 +112,7 @@ class Child:
     def _not_started(self, error: OSError) -> float:
         """Count a start that failed and return how long to wait before the next."""
         delay_s = self._restarts.died(Death.OWN, time.monotonic())
-        self._tell_of_death(f"could not be started ({error.strerror or error})", delay_s)
+        self._tell_of_death(not_started(error), delay_s)
         return delay_s
 
     def _died(self, code: int) -> float:
@@ -137,6 +137,11 @@ class Child:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def not_started(error: OSError) -> str:
+    """Return in words why a process could not be started."""
+    return f"could not be started ({error.strerror or error})"
 
 
 def describe(code: int) -> str:

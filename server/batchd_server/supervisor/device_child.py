@@ -16,7 +16,7 @@ from batchd_server.config.settings import Settings
 from batchd_server.device.black_box import FILE as BLACK_BOX
 from batchd_server.device.black_box import fallen_before
 from batchd_server.supervisor.adopted import Process, kill
-from batchd_server.supervisor.children import Child, Command, death_of, describe, start
+from batchd_server.supervisor.children import Child, Command, death_of, describe, not_started, start
 from batchd_server.supervisor.pulse import Beat, Silence
 from batchd_server.supervisor.restarts import Death
 from batchd_server.supervisor.spare import Spare
@@ -104,8 +104,7 @@ class DeviceChild(Child):
 
     def _not_started(self, error: OSError) -> float:
         delay_s = super()._not_started(error)
-        words = f"could not be started ({error.strerror or error})"
-        self._note_death(delay_s, self._standing.last_exit, self._standing.last_pid, words)
+        self._note_death(delay_s, self._standing.last_exit, self._standing.last_pid, not_started(error))
         return delay_s
 
     def _died(self, code: int) -> float:
